@@ -1,0 +1,27 @@
+"""What pretrained weights expect of an image."""
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocess(nn.Module):
+    """RGB images to normalised input: `(image - mean) / std`.
+
+    Takes uint8 in [0, 255] or float in [0, 1], `... x C x H x W`, and returns float32 of the same shape on the same
+    device. `mean` and `std` are data of the weights, one value a channel; they are not part of the state dict.
+    """
+
+    def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32) / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"images must be uint8 or float in [0, 1], not {images.dtype}")
+        return (images.float() - self.mean) / self.std

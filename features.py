@@ -1,0 +1,24 @@
+"""What flows between the parts: feature maps with their geometry declared, never guessed."""
+
+from dataclasses import dataclass
+
+__all__ = ["FeatureSpec"]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Geometry of one feature map.
+
+    Attributes:
+        name: key of the map in the dict that a backbone or neck returns ("c4", "p4").
+        level: the number in the name. It decides anchor size and RoI level, whatever the stride.
+        channels: number of channels.
+        stride: input pixels per cell, from the convolutions that were built.
+        dilation: dilation of the last convolutions of the stage that made it (1 for a neck).
+    """
+
+    name: str
+    level: int
+    channels: int
+    stride: int
+    dilation: int = 1
