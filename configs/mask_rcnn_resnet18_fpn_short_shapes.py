@@ -1,0 +1,28 @@
+"""The first run: a narrow Mask R-CNN from random weights on the embedded dataset, minutes on two CPU cores."""
+
+_base_ = ["_base_/models/mask_rcnn_resnet50_fpn.py"]
+
+model = dict(
+    backbone=dict(type="resnet18", weights=None),
+    neck=dict(out_channels=64),
+    anchor_scale=4.0,
+    rpn_pre_nms_top_n=(400, 200),
+    rpn_post_nms_top_n=(200, 100),
+    rpn_batch_size_per_image=64,
+    box_head_dim=256,
+    box_batch_size_per_image=64,
+    mask_channels=(64, 64),
+    mask_dim=64,
+)
+data_root = "embedded:shapes"
+train = dict(ann_file="instances_train.json", image_dir="images")
+val = dict(ann_file="instances_val.json", image_dir="images")
+short_side = None
+long_side = None
+workers = 0
+batch_size = 8
+reference_batch_size = 8
+max_iters = 480
+optimizer = dict(type="AdamW", lr=1e-3, weight_decay=0.01)
+schedule = dict(warmup_iters=40, warmup_factor=0.01, cosine=True)
+clip_grad_norm = 5.0

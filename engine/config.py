@@ -1,0 +1,201 @@
+"""What a run is asked to do: a config file, overrides `key=value`, and a check that every key means something."""
+
+import ast
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from ..detectors.rcnn import resolve_backbone
+from ..registry import BACKBONES, DETECTORS, NECKS, InputError, check_arguments, lookup, nearest
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+DEFAULT_CONFIG = "mask_rcnn_resnet18_fpn_short_shapes"
+SHORT_KEYS = {"backbone": "model.backbone.type", "neck": "model.neck.type", "weights": "model.backbone.weights"}
+WORDS = {"none": None, "true": True, "false": False}
+OPTIMIZERS = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
+
+
+@dataclass
+class Split:
+    """Where one half of the data lies: paths below `data_root`, or any paths where that holds no such file."""
+
+    ann_file: str
+    image_dir: str
+
+
+@dataclass
+class Schedule:
+    """Learning-rate factor by iteration: linear warm-up, then steps or half a cosine."""
+
+    warmup_iters: int = 0
+    warmup_factor: float = 0.001
+    steps: Sequence[int] = ()
+    gamma: float = 0.1
+    cosine: bool = False
+
+
+@dataclass
+class Run:
+    """Every top-level key of a config.
+
+    `optimizer` holds the arguments of a torch optimizer and its `type`; its `lr` is for `reference_batch_size` images a
+    step and follows the real number linearly. `precision` is Accelerate's word. `eval_every` and `checkpoint_every`
+    count iterations (optimizer steps); None means once, at the end.
+    """
+
+    model: dict
+    train: Split
+    val: Split
+    optimizer: dict
+    max_iters: int
+    data_root: str | None = None
+    short_side: int | Sequence[int] | None = 800
+    long_side: int | None = 1333
+    flip: float = 0.5
+    batch_size: int = 16
+    accumulate: int = 1
+    reference_batch_size: int = 16
+    workers: int = 2
+    schedule: Schedule = field(default_factory=Schedule)
+    clip_grad_norm: float | None = None
+    precision: str = "no"
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+    log_every: int = 20
+    seed: int = 0
+    drop_bad_boxes: bool = False
+    skip_unreadable: bool = False
+    eval_backend: str = "faster_coco_eval"
+    work_dir: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+    init_from: str | None = None
+    eval_only: bool = False
+    checkpoint: str | None = None
+
+
+CHOICES = {"precision": ("no", "bf16", "fp16"), "eval_backend": ("faster_coco_eval", "pycocotools")}
+POSITIVE = ("max_iters", "batch_size", "accumulate", "reference_batch_size", "log_every")
+
+
+def find_config(name: str) -> Path:
+    """A config file by path, or by bare name among the configs that come with the package."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = CONFIG_DIR / f"{path.name.removesuffix('.py')}.py"
+    if packaged.is_file() and path.parent in (Path(), Path("configs")):
+        return packaged
+    raise InputError(f"config {name} does not exist; {nearest(path.stem, [p.stem for p in CONFIG_DIR.glob('*.py')])}")
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict:
+    """`key=value` words to a dict; short keys become the dotted keys they stand for."""
+    overrides = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise InputError(f"expected key=value, not {argument!r}")
+        if text.lower() in WORDS:
+            value = WORDS[text.lower()]
+        else:
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                value = text
+        overrides[SHORT_KEYS.get(key, key)] = value
+    return overrides
+
+
+def load_config(source: str | Path | Mapping, overrides: Mapping) -> Config:
+    """The merged and checked config. `model.backbone` says `norm` and `freeze` outright, as they will be."""
+    try:
+        cfg = Config(dict(source)) if isinstance(source, Mapping) else Config.fromfile(source, lazy_import=False)
+    except (OSError, SyntaxError, KeyError) as error:
+        raise InputError(f"config {source} cannot be read: {error}") from None
+    for part in ("backbone", "neck"):
+        if isinstance(cfg.get("model", {}).get(part), str):
+            cfg.model[part] = {"type": cfg.model[part]}
+    for key in overrides:
+        _check_key(cfg, key)
+    changed = {key.split(".")[0] for key in overrides}
+    cfg.merge_from_dict(dict(overrides))
+    if "model" in changed and overrides.get("model.backbone.weights", "") is None:
+        for key in ("norm", "freeze"):  # said by the file for the weights that are now gone
+            if f"model.backbone.{key}" not in overrides:
+                cfg.model.backbone.pop(key, None)
+    check_config(cfg)
+    cfg.model.backbone = resolve_backbone(cfg.model.backbone)
+    return cfg
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    """A dotted override must pass through dicts: mmengine would silently make new ones."""
+    known = {f.name for f in fields(Run)}
+    head, *rest = key.split(".")
+    if head not in known:
+        raise InputError(f"unknown config key {key!r}; {nearest(key, known | set(SHORT_KEYS))}")
+    node = cfg.get(head, {})
+    for part in rest[:-1]:
+        if not isinstance(node, Mapping) or part not in node:
+            raise InputError(f"unknown config key {key!r}; {nearest(part, node if isinstance(node, Mapping) else [])}")
+        node = node[part]
+
+
+def check_config(cfg: Config) -> None:
+    """InputError for a key that no part takes, a missing one, an unknown part, or a value of the wrong kind."""
+    _check_dataclass(Run, cfg, "")
+    for key, cls in (("train", Split), ("val", Split), ("schedule", Schedule)):
+        _check_dataclass(cls, cfg.get(key, {}), f"{key}.")
+    model = cfg.model
+    for registry, node, where in ((DETECTORS, model, "model"), (BACKBONES, model.get("backbone"), "model.backbone"),
+                                  (NECKS, model.get("neck", {"type": "fpn"}), "model.neck")):  # fmt: skip
+        if not isinstance(node, Mapping) or "type" not in node:
+            raise InputError(f"config key {where} needs a 'type'; {nearest('', registry.module_dict)}")
+        check_arguments(lookup(registry, node["type"]), [k for k in node if k != "type"], f"{where} ({node['type']})")
+    kind = cfg.optimizer.get("type")
+    if kind not in OPTIMIZERS:
+        raise InputError(f"unknown optimizer.type {kind!r}; {nearest(str(kind), OPTIMIZERS)}")
+    check_arguments(OPTIMIZERS[kind], [k for k in cfg.optimizer if k != "type"], f"optimizer ({kind})")
+    for key, choices in CHOICES.items():
+        if cfg.get(key, choices[0]) not in choices:
+            raise InputError(f"{key}={cfg[key]!r}; {nearest(str(cfg[key]), choices)}")
+    for key in POSITIVE:
+        if cfg.get(key, 1) < 1:
+            raise InputError(f"{key}={cfg[key]!r} must be at least 1")
+
+
+def _check_dataclass(cls: type, node: Mapping, prefix: str) -> None:
+    known = {f.name: f for f in fields(cls)}
+    for key, value in node.items():
+        if key not in known:
+            raise InputError(f"unknown config key {prefix + key!r}; {nearest(key, known)}")
+        if not _fits(value, known[key].type):
+            raise InputError(f"config key {prefix + key}={value!r} is no {getattr(known[key].type, '__name__', known[key].type)}")
+    for f in known.values():
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in node:
+            raise InputError(f"config key {prefix + f.name!r} is missing")
+
+
+def _fits(value, kind) -> bool:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(_fits(value, k) for k in typing.get_args(kind))
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if kind in (str, bool, type(None)):
+        return isinstance(value, kind)
+    if typing.get_origin(kind) is Sequence:
+        return isinstance(value, (list, tuple)) and all(_fits(v, typing.get_args(kind)[0]) for v in value)
+    return isinstance(value, Mapping)
+
+
+def as_run(cfg: Config) -> Run:
+    """The checked config as typed values."""
+    plain = cfg.to_dict()
+    nested = {"train": Split, "val": Split, "schedule": Schedule}
+    return Run(**{key: nested[key](**value) if key in nested else value for key, value in plain.items()})

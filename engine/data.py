@@ -1,0 +1,48 @@
+"""The two datasets that a run names, opened and checked."""
+
+from pathlib import Path
+
+from ..datasets.annotations import Annotations, read_annotations
+from ..datasets.coco import CocoDataset
+from ..datasets.shapes import ensure_shapes
+from ..registry import InputError
+from .config import Run, Split
+
+EMBEDDED = "embedded:shapes"
+
+
+def data_root(run: Run) -> Path | None:
+    if run.data_root is None:
+        return None
+    root = ensure_shapes() if run.data_root == EMBEDDED else Path(run.data_root)
+    if not root.is_dir():
+        raise InputError(f"data_root {root} does not exist")
+    return root
+
+
+def open_split(root: Path | None, split: Split, drop_bad_boxes: bool, check_images: bool) -> Annotations:
+    """Annotations of one split; its paths may lie below `root` or anywhere."""
+
+    def find(path: str) -> Path:
+        return root / path if root is not None and not (Path(path).exists() and not (root / path).exists()) else Path(path)
+
+    return read_annotations(find(split.ann_file), find(split.image_dir), drop_bad_boxes, check_images)
+
+
+def has_masks(run: Run) -> bool:
+    return run.model["type"].startswith("mask")
+
+
+def open_training(run: Run, root: Path | None) -> CocoDataset:
+    annotations = open_split(root, run.train, run.drop_bad_boxes, check_images=not run.skip_unreadable)
+    dataset = CocoDataset(annotations, training=True, short_side=run.short_side, long_side=run.long_side,
+                          masks=has_masks(run), flip=run.flip)  # fmt: skip
+    if not len(dataset):
+        raise InputError(f"{annotations.path} has no image with an object that is not a crowd")
+    return dataset
+
+
+def open_validation(run: Run, root: Path | None) -> CocoDataset:
+    annotations = open_split(root, run.val, run.drop_bad_boxes, check_images=not run.skip_unreadable)
+    short_side = max(run.short_side) if isinstance(run.short_side, (list, tuple)) else run.short_side
+    return CocoDataset(annotations, training=False, short_side=short_side, long_side=run.long_side, masks=False)

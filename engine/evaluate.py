@@ -1,0 +1,44 @@
+"""Detections of a whole dataset, scored as COCO does."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from ..datasets.coco import CocoDataset, Unreadable
+from ..evaluation.coco import CocoEvaluator
+from ..registry import InputError
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    dataset: CocoDataset,
+    loader: Iterable,
+    device: torch.device,
+    backend: str,
+    progress: Callable[[], None] = lambda: None,
+    skip_unreadable: bool = False,
+) -> tuple[dict[str, dict[str, float]], CocoEvaluator]:
+    """The 12 COCO numbers for boxes, and for masks where the model has them, with the evaluator that holds the results.
+
+    Boxes and masks are mapped to the image as it is on disk. An image that is skipped counts as one without detections.
+    """
+    kinds = ("bbox", "segm") if hasattr(model, "roi_heads") and model.roi_heads.has_mask() else ("bbox",)
+    evaluator = CocoEvaluator(dataset.annotations.content, kinds, backend)
+    ids = torch.tensor(dataset.annotations.category_ids)
+    model.eval()
+    for items in loader:
+        progress()
+        bad = [item for item in items if isinstance(item, Unreadable)]
+        if bad and not skip_unreadable:
+            raise InputError(f"image {bad[0].path} is unreadable ({bad[0].reason})")
+        items = [item for item in items if not isinstance(item, Unreadable)]
+        if not items:
+            continue
+        images, targets = zip(*items)
+        outputs = model([image.to(device) for image in images], output_sizes=[t["size"] for t in targets])
+        for target, output in zip(targets, outputs):
+            output = {key: value.cpu() for key, value in output.items()}
+            evaluator.update({target["image_id"]: dict(output, labels=ids[output["labels"]])})
+    return evaluator.compute(), evaluator

@@ -1,0 +1,1 @@
+"""Command-line programs. Each runs as a file (`python tools/train_coco.py`) or through its console script."""
