@@ -70,8 +70,8 @@ def read_annotations(path: Path, image_dir: Path, drop_bad_boxes: bool = False, 
         if entry.get("image_id") not in images:
             raise InputError(f"{where}: no image has id {entry.get('image_id')}")
         if entry.get("category_id") not in result.category_ids:
-            raise InputError(f"{where}: no category has id {entry.get('category_id')}; "
-                             + nearest(str(entry.get("category_id")), map(str, result.category_ids)))  # fmt: skip
+            raise InputError(f"{where}: no category has id {entry.get('category_id')}; 'categories' lists "
+                             f"{', '.join(map(str, result.category_ids))}")  # fmt: skip
         problem = bad_box(entry.get("bbox"), images[entry["image_id"]])
         if problem and not drop_bad_boxes:
             raise InputError(f"{where} (image {entry['image_id']}): {problem}; drop_bad_boxes=true leaves such out")

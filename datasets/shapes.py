@@ -38,7 +38,7 @@ LEAST_VISIBLE = 0.35  # of an object's area, or it is not placed
 class ShapesSpec:
     """Size of the dataset: images a split, shortest possible side in pixels, seed."""
 
-    num_train: int = 1600
+    num_train: int = 1000
     num_val: int = 120
     side: int = 128
     seed: int = 0
@@ -96,7 +96,7 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray, bool]]]:
     """One image, height x width x 3 uint8, and its objects from back to front: (category index, visible mask, crowd)."""
-    height, width = (int(side * factor) // 8 * 8 for factor in random.choice([1.0, 1.0, 1.25, 1.5], 2))
+    height, width = (int(side * factor) // 8 * 8 for factor in random.choice([1.0, 1.0, 1.0, 1.25, 1.5], 2))
     background = random.uniform(30, 225, 3)
     canvas = texture(random, height, width, background, random.uniform(10, 28))
     objects: list[tuple[int, np.ndarray, bool]] = []
@@ -112,7 +112,9 @@ def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list
     def paint(category: int, mask: np.ndarray, tint: np.ndarray, crowd: bool) -> None:
         for index, (other, seen, was_crowd) in enumerate(objects):
             objects[index] = (other, seen & ~mask, was_crowd)
-        canvas[mask] = texture(random, height, width, tint, random.uniform(4, 22))[mask]
+        rows, columns = (slice(line.min(), line.max() + 1) for line in np.nonzero(mask))
+        window, inside = canvas[rows, columns], mask[rows, columns]
+        window[inside] = texture(random, *inside.shape, tint, random.uniform(4, 22))[inside]
         objects.append((category, mask, crowd))
 
     if random.random() < CROWD_SHARE:
@@ -130,6 +132,8 @@ def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list
             radius, centre = random.uniform(*radii), random.uniform(*middle, 2) * (width, height)
             whole = outline(CATEGORIES[category]["name"], centre, radius, random.uniform(0, 2 * np.pi))
             mask = fill(whole, height, width)
+            if not mask.any():
+                continue
             inside = mask.sum() / (0.5 * abs(np.dot(whole[:, 0], np.roll(whole[:, 1], 1)) - np.dot(whole[:, 1], np.roll(whole[:, 0], 1))))
             left = [(seen & ~mask).sum() / max(1, seen.sum()) for _, seen, _ in objects]
             if inside > 0.55 and all(share > LEAST_VISIBLE for share in left):

@@ -10,6 +10,7 @@ import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
@@ -176,8 +177,8 @@ def _second_is_right(scorer: COCOeval, area: int, threshold: int) -> bool:
 
 def coco_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
     """The 12 numbers of each kind, in points (100 = perfect); a dash where there is nothing to find."""
-    table = Table(title="COCO average precision and recall")
-    table.add_column("")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits 80 columns
+    table.add_column("COCO")
     for name in METRIC_NAMES:
         table.add_column(name, justify="right")
     for kind, values in metrics.items():
