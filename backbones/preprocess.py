@@ -19,6 +19,17 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
+    @classmethod
+    def for_channels(cls, channels: int, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> "Preprocess":
+        """RGB statistics for images of any number of channels: their mean for one channel, else RGB repeated."""
+        if channels == 1:
+            return cls((sum(mean) / len(mean),), (sum(std) / len(std),))
+        return cls(*(tuple(values[i % len(values)] for i in range(channels)) for values in (mean, std)))
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.to(torch.float32) / 255

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
@@ -20,7 +21,7 @@ def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
     kind, _, name = str(source).partition(":")
     if kind == "torchvision" and name:
         return _from_torchvision(name, architecture)
-    return _from_file(Path(source))
+    return read_file(Path(source))
 
 
 def _from_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
@@ -38,16 +39,17 @@ def _from_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
         reason = getattr(error, "reason", error)
         raise InputError(f"cannot download {weights.url} ({reason}); put the file at {target}") from None
     except Exception as error:  # a cut or foreign file: whatever torch's unpickler says of it
-        raise InputError(f"cannot read {target}: {_first_line(error)}; delete it to download again") from None
+        raise InputError(f"cannot read {target}: {first_line(error)}; delete it to download again") from None
 
 
-def _from_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file of torch.save (read with `weights_only=True`) or in a .safetensors file."""
     if not path.is_file():
         raise InputError(f"weights file {path} does not exist (a named source looks like torchvision:IMAGENET1K_V1)")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"cannot read weights file {path}: {_first_line(error)}") from None
+        raise InputError(f"cannot read weights file {path}: {first_line(error)}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -56,22 +58,43 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], droppable: tuple[str, ...], source: str) -> None:
-    """Load `state`, without the keys that start with one of `droppable`; anything else must fit exactly.
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """The first convolution's weight, O x 3 x k x k, for images of another number of channels.
 
-    BatchNorm's `num_batches_tracked` may be absent on either side. Raises InputError that lists the keys.
+    One channel gets the sum over RGB, others RGB repeated and scaled to keep the response (timm's `adapt_input_conv`).
     """
-    state = {k: v for k, v in state.items() if not k.startswith(droppable)}
+    given = weight.shape[1]
+    if channels == given:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight.repeat(1, -(-channels // given), 1, 1)[:, :channels] * (given / channels)
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], unwanted: tuple[str, ...], fresh: tuple[str, ...], source: str) -> None:
+    """Load `state`; it must fit exactly, but for what is named here.
+
+    Args:
+        unwanted: starts of keys to leave out.
+        fresh: parts of keys that `state` need not have.
+        source: what the error calls the weights.
+
+    BatchNorm's `num_batches_tracked` may be absent on either side. Raises InputError that lists the keys which are
+    missing, unexpected, of another shape or not finite.
+    """
+    state = {k: v for k, v in state.items() if not k.startswith(unwanted)} if unwanted else state
     wanted = module.state_dict()
+    optional = (".num_batches_tracked",)
     problems = [f"wrong shape {k}: {tuple(state[k].shape)} for {tuple(v.shape)}"
                 for k, v in wanted.items() if k in state and state[k].shape != v.shape]  # fmt: skip
-    optional = ".num_batches_tracked"
-    problems += [f"missing {k}" for k in wanted if k not in state and not k.endswith(optional)]
+    problems += [f"missing {k}" for k in wanted
+                 if k not in state and not k.endswith(optional) and not any(part in k for part in fresh)]  # fmt: skip
     problems += [f"unexpected {k}" for k in state if k not in wanted and not k.endswith(optional)]
+    problems += [f"not finite {k}" for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise InputError(f"weights {source} do not fit: {'; '.join(problems[:6])}{more}")

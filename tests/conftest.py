@@ -19,3 +19,12 @@ def coco_tiny() -> Path:
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """What detectron2 and mmdetection compute for weights that anyone can rebuild."""
+    folder = Path(os.environ.get("ORACLES", ROOT.parent / "shared" / "oracles"))
+    if not folder.is_dir():
+        pytest.skip(f"no oracles: {folder} does not exist and ORACLES does not name a folder")
+    return folder
