@@ -6,6 +6,7 @@ with `@BACKBONES.register_module()` or through the entry-point groups `detbackbo
 """
 
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -45,8 +46,13 @@ def _load_members(registry: Registry) -> None:
 
 
 def lookup(registry: Registry, name: str):
-    """The class or function registered as `name`; InputError with the nearest names where there is none."""
+    """The class or function registered as `name`; InputError with the nearest names where there is none.
+
+    The backbone "timm:<model>" stands for `dict(type="timm", model="<model>")`.
+    """
     _load_members(registry)
+    if registry is BACKBONES and isinstance(name, str) and name.startswith("timm:"):
+        return functools.partial(registry.module_dict["timm"], name.removeprefix("timm:"))
     found = registry.module_dict.get(name)
     if found is None:
         raise InputError(f"unknown {registry.name} {name!r}; {nearest(str(name), registry.module_dict)}")
@@ -80,6 +86,10 @@ def _build(registry: Registry, cfg: str | Mapping, **arguments):
     name = arguments.pop("type")
     factory = lookup(registry, name)
     check_arguments(factory, arguments, f"{registry.name} {name!r}")
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise InputError(f"{registry.name} {name!r}: {error}") from None
     return factory(**arguments)
 
 
@@ -103,11 +113,15 @@ def build_detector(cfg: str | Mapping, **overrides):
 
 def _list(registry: Registry, pattern: str) -> list[str]:
     _load_members(registry)
+    if registry is BACKBONES and pattern.startswith("timm:"):
+        import timm
+
+        return [f"timm:{name}" for name in timm.list_models(pattern.removeprefix("timm:"))]
     return [name for name in registry.module_dict if fnmatchcase(name, pattern)]
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """Registered backbone names that match a shell pattern, in the order of registration."""
+    """Registered backbone names that match a shell pattern, in the order of registration; "timm:*" lists timm's."""
     return _list(BACKBONES, pattern)
 
 
