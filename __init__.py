@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 # pytest imports this file a second time under its folder's name: it must define nothing that could exist twice.
 _HOME = {
     "FeatureSpec": "features",
+    "describe": "backbones.describe",
+    "verify_dilation": "backbones.verify",
     **dict.fromkeys(
         ["BACKBONES", "NECKS", "DETECTORS", "InputError", "build_backbone", "build_neck", "build_detector",
          "list_backbones", "list_necks", "list_detectors"], "registry"),

@@ -94,22 +94,26 @@ def find_config(name: str) -> Path:
     raise InputError(f"config {name} does not exist; {nearest(path.stem, [p.stem for p in CONFIG_DIR.glob('*.py')])}")
 
 
-def parse_overrides(arguments: Sequence[str]) -> dict:
-    """`key=value` words to a dict; short keys become the dotted keys they stand for."""
-    overrides = {}
+def parse_words(arguments: Sequence[str]) -> dict:
+    """`key=value` words to a dict; values are Python literals, none, true, false, or else text."""
+    values = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals or not key:
             raise InputError(f"expected key=value, not {argument!r}")
         if text.lower() in WORDS:
-            value = WORDS[text.lower()]
-        else:
-            try:
-                value = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                value = text
-        overrides[SHORT_KEYS.get(key, key)] = value
-    return overrides
+            values[key] = WORDS[text.lower()]
+            continue
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return values
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict:
+    """`key=value` words to a dict; short keys become the dotted keys they stand for."""
+    return {SHORT_KEYS.get(key, key): value for key, value in parse_words(arguments).items()}
 
 
 def load_config(source: str | Path | Mapping, overrides: Mapping) -> Config:
