@@ -1,7 +1,8 @@
 """Any network of timm under the same contract: `timm:<name>` wraps `timm.create_model(..., features_only=True)`.
 
 timm's own `feature_info` says channels and strides. Dilation is timm's too, and is measured where it is asked for:
-it is exact for ResNets, not for average-pool shortcuts at output stride 8 nor for anti-aliased networks.
+it is exact for ResNets, not for average-pool shortcuts at output stride 8 nor for anti-aliased networks. timm is imported
+where it is used, since most programs never do.
 """
 
 import warnings
@@ -10,9 +11,7 @@ from functools import lru_cache
 from math import log2
 from pathlib import Path
 
-import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from ..features import FeatureSpec
@@ -25,6 +24,8 @@ from .weights import first_line, read_file
 
 def create(model: str, weights: str | None = None, **arguments) -> nn.Module:
     """timm's feature network; InputError for what timm does not know or refuses, or weights that are not to be had."""
+    import timm
+
     if model not in timm.list_models():
         raise InputError(f"timm has no model {model!r}; {nearest(str(model), timm.list_models())}")
     loading = {}
@@ -134,6 +135,8 @@ class TimmBackbone(nn.Module):
             has_norm = any(isinstance(m, LIVE) for m in self.network.modules())
             if norm == "frozen" and not has_norm:
                 raise InputError(f"norm='frozen': timm's {model} has no batch norm to freeze")
+            from timm.layers import freeze_batch_norm_2d
+
             self.network = freeze_batch_norm_2d(self.network)
         self.undilated = {"output_stride": None}
         self.freeze = freeze
