@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 # pytest imports this file a second time under its folder's name: it must define nothing that could exist twice.
 _HOME = {
     "FeatureSpec": "features",
+    "convert_norm": "backbones.norm",
     "describe": "backbones.describe",
     "verify_dilation": "backbones.verify",
     **dict.fromkeys(

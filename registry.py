@@ -42,6 +42,8 @@ def _load_members(registry: Registry) -> None:
         return
     _entry_points_loaded.add(registry.name)
     for point in metadata.entry_points(group=f"detbackbones.{registry.name}s"):
+        if point.name in registry.module_dict:
+            raise InputError(f"entry point {point.value} wants the {registry.name} name {point.name!r}, which is taken")
         registry.register_module(name=point.name, module=point.load())
 
 

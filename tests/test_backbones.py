@@ -88,11 +88,14 @@ def test_stages_that_nobody_asked_for_are_not_built():
     assert backbone.size_divisor == 8
 
 
-@pytest.mark.parametrize("arguments", [
-    dict(type="resnet18_dc5"), dict(type="resnet50"), dict(type="resnext50_32x4d"), dict(type="resnet18d_dilated"),
-    dict(type="resnet20_cifar"), dict(type="resnet18", deform_stages=("c5",)), dict(type="timm:resnet18")])  # fmt: skip
-def test_every_kind_round_trips(arguments):
-    """Backward, freezing, state dict, pickling, deepcopy, meta device, empty batch, channels_last, tiny images."""
+KINDS = [dict(type="resnet18_dc5"), dict(type="resnet50"), dict(type="resnext50_32x4d"), dict(type="resnet18d_dilated"),
+         dict(type="resnet20_cifar"), dict(type="resnet18", deform_stages=("c5",)), dict(type="timm:resnet18")]  # fmt: skip
+OTHERS = [pytest.param(dict(type=n), marks=pytest.mark.slow) for n in NAMES if dict(type=n) not in KINDS]
+
+
+@pytest.mark.parametrize("arguments", [*KINDS, *OTHERS], ids=lambda a: a["type"])
+def test_every_backbone(arguments):
+    """Forward, backward, freezing, state dict, pickling, deepcopy, meta device, empty batch, channels_last, tiny images."""
     backbone = randomise(build_backbone(arguments)).eval()
     images = torch.randn(2, 3, 33, 47)
     features = backbone(images)
@@ -110,7 +113,10 @@ def test_every_kind_round_trips(arguments):
         assert backbone(images[:0])[last].shape[:2] == (0, channels)
         assert backbone(torch.zeros(1, 3, 1, 1))[last].shape == (1, channels, 1, 1)
     with torch.device("meta"):
-        assert build_backbone(arguments)(torch.zeros(1, 3, 64, 64))[last].shape[1] == channels
+        frozen = build_backbone(arguments, weights="unread.pth", load_weights=False, freeze=2).train()
+        assert frozen(torch.zeros(1, 3, 64, 64))[last].shape[1] == channels
+    fixed = {id(p) for name in ("c1", "c2") for m in frozen.parts[name] for p in m.parameters()}
+    assert fixed and fixed == {id(p) for p in frozen.parameters() if not p.requires_grad}
 
 
 def test_the_classifier():

@@ -56,6 +56,23 @@ def test_third_parties_add_backbones(tmp_path):
 import sys; sys.path.insert(0, {str(tmp_path)!r})
 from detbackbones import BACKBONES, build_backbone, list_backbones
 BACKBONES.register_module(name="other_net", module=lambda: "other")
-print(build_backbone("tiny_net", width=7), build_backbone("other_net"), list_backbones("t*"))
+print(build_backbone("tiny_net", width=7), build_backbone("other_net"), list_backbones("tiny*"))
 """
     assert python(code).strip() == "('tiny', 7) other ['tiny_net']"
+
+
+def test_an_entry_point_cannot_take_a_name_that_is_there(tmp_path):
+    (tmp_path / "theirs.py").write_text("def net():\n    return None\n")
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[detbackbones.backbones]\nresnet50 = theirs:net\n")
+    code = f"""
+import sys; sys.path.insert(0, {str(tmp_path)!r})
+from detbackbones import InputError, list_backbones
+try:
+    list_backbones()
+except InputError as error:
+    print(error)
+"""
+    assert python(code).strip() == "entry point theirs:net wants the backbone name 'resnet50', which is taken"
