@@ -122,11 +122,13 @@ class Trainer:
         lr = self.base_lr * learning_rate_factor(run.schedule, self.iteration, run.max_iters)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(run.seed + self.iteration * self.world + self.accelerator.process_index)  # RoI sampling
         self.model.train()
         means: dict[str, float] = {}
         for turn in range(run.accumulate):
             images, targets = zip(*next(batches))
+            # Decides the RoI sampling. After the batch, because a loader draws from the same generator when it starts.
+            part = self.iteration * run.accumulate + turn
+            torch.manual_seed(run.seed + part * self.world + self.accelerator.process_index)
             device = self.accelerator.device
             ids = [t["image_id"] for t in targets]
             targets = [{k: v.to(device) for k, v in t.items() if isinstance(v, torch.Tensor)} for t in targets]

@@ -50,7 +50,8 @@ def test_a_run_leaves_everything_that_the_readme_promises(train, here, capsys):
     printed = capsys.readouterr().out
     assert "learning rate" in printed and "segm" in printed
     image = Image.open(folder / "predictions.png")
-    assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24)) > 1000
+    assert image.width >= 6 * 128 and image.height >= 128  # three images twice, each 64 px side enlarged
+    assert len(image.convert("RGB").getcolors(2**24)) > 1000
     saved = torch.load(folder / "last.pt", weights_only=True)
     assert saved["iteration"] == 3 and saved["classes"]["ids"] == [2, 7, 13, 44, 90]
     backbone = saved["config"]["model"]["backbone"]
@@ -79,11 +80,11 @@ def test_resume_goes_on_as_if_never_stopped(train, here):
     assert train("max_iters=2", "work_dir=parts", *same) == 0
     assert train("max_iters=4", "work_dir=parts", "resume=true", *same) == 0
     whole, parts = ([e["loss"] for e in log(here / f) if "loss" in e] for f in ("whole", "parts"))
-    assert len(parts) == 4 and parts == pytest.approx(whole, rel=1e-3)
+    assert len(parts) == 4 and parts == whole
     whole, parts = (torch.load(here / f / "last.pt", weights_only=True) for f in ("whole", "parts"))
     assert whole["iteration"] == parts["iteration"] == 4
-    for key, value in whole["model"].items():
-        torch.testing.assert_close(parts["model"][key], value, rtol=1e-3, atol=1e-5)
+    for key, value in whole["model"].items():  # to the last bit: Adam turns a gradient's last bit into a whole step
+        assert torch.equal(parts["model"][key], value), key
 
 
 def test_fine_tuning_from_another_class_count(train, shapes, here, capsys):
