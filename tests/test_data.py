@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named(small, change, message):
 
 
 def test_bad_boxes_can_be_left_out_and_are_counted(small):
-    annotations = read_annotations(*small(lambda c: c["annotations"][0].update(bbox=[10, 5, 0, 10])), drop_bad_boxes=True)
+    annotations = read_annotations(*small(lambda c: c["annotations"][0].update(bbox=[10, 5, 0, 10])), drop_bad_objects=True)
     assert annotations.dropped == 1 and [o["id"] for o in annotations.objects[9]] == [2]
 
 
