@@ -9,7 +9,7 @@ from detbackbones.tools.train_coco import main
 
 @pytest.mark.slow
 def test_eight_real_images_are_learnt_from_random_weights(coco_tiny, tmp_path, monkeypatch):
-    """The first eight images of train2017, 30 objects of 17 classes; scored on the images it was trained on."""
+    """The first eight images of train2017, 30 objects of 12 classes; scored on the images it was trained on."""
     content = json.loads((coco_tiny / "annotations/instances_train2017.json").read_text())
     content["images"] = content["images"][:8]
     shown = {image["id"] for image in content["images"]}
