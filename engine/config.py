@@ -82,7 +82,8 @@ class Run:
 
 CHOICES = {"precision": ("no", "bf16", "fp16"), "eval_backend": ("faster_coco_eval", "pycocotools")}
 LEAST = {"max_iters": 1, "batch_size": 1, "accumulate": 1, "reference_batch_size": 1, "log_every": 1, "eval_every": 1,
-         "checkpoint_every": 1, "short_side": 1, "long_side": 1, "workers": 0, "seed": 0, "flip": 0, "clip_grad_norm": 0}  # fmt: skip
+         "checkpoint_every": 1, "short_side": 1, "long_side": 1, "workers": 0, "seed": 0, "flip": 0,
+         "clip_grad_norm": 0}  # fmt: skip
 ERRAND = ("work_dir", "overwrite", "resume", "eval_only", "checkpoint")  # of one call; a saved config leaves them out
 
 
@@ -94,7 +95,8 @@ def find_config(name: str) -> Path:
     packaged = CONFIG_DIR / f"{path.name.removesuffix('.py')}.py"
     if packaged.is_file() and path.parent in (Path(), Path("configs")):
         return packaged
-    raise InputError(f"config {name} does not exist; {nearest(path.stem, [p.stem for p in CONFIG_DIR.glob('[!_]*.py')])}")
+    known = [p.stem for p in CONFIG_DIR.glob("[!_]*.py")]
+    raise InputError(f"config {name} does not exist; {nearest(path.stem, known)}")
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict:

@@ -140,11 +140,13 @@ def run_training(cfg, run: Run, name: str, console: Console) -> None:
         load_model(model, state["model"], str(folder))
     elif run.init_from is not None:
         anew = fine_tune_from(model, read_checkpoint(run.init_from)["model"], run.init_from)
-        console.print(f"started from {run.init_from}" + (f"; new for {len(classes)} classes: {', '.join(anew)}" if anew else ""))
+        new_parts = f"; new for {len(classes)} classes: {', '.join(anew)}" if anew else ""
+        console.print(f"started from {run.init_from}{new_parts}")
     trainer = Trainer(cfg, run, model, training, validation, folder, console, state)
     make_folder(folder, run)
     lasting(cfg).dump(folder / "config.py")
-    console.print(f"{name}: {len(training)} training and {len(validation)} validation images, {len(classes)} classes -> {folder}")
+    console.print(f"{name}: {len(training)} training and {len(validation)} validation images, "
+                  f"{len(classes)} classes -> {folder}")  # fmt: skip
     scores = trainer.fit()
     device = trainer.accelerator.device
     finish(folder, scores, trainer.accelerator.unwrap_model(trainer.model), validation, device, console)
