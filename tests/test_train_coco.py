@@ -98,7 +98,10 @@ def test_a_saved_run_knows_its_config_and_not_its_errand(train, here, capsys):
     assert main(["eval_only=true", "checkpoint=run/last.pt", "eval_backend=pycocotools"]) == 0
     again = json.loads((here / "runs/run-eval-1/metrics.json").read_text())
     assert again == json.loads((here / "run/metrics.json").read_text())
+    assert main(["eval_only=true", "checkpoint=run/last.pt", "work_dir=run"]) == 2
     assert before == {p: p.read_bytes() for p in (here / "run").iterdir()}
+    assert main(["eval_only=true", "checkpoint=run/last.pt", "work_dir=run", "overwrite=true"]) == 0
+    assert before.keys() == {p for p in (here / "run").iterdir()}  # metrics anew, checkpoints kept
 
 
 def test_fine_tuning_from_another_class_count(train, shapes, here, capsys):

@@ -63,9 +63,6 @@ def make_folder(folder: Path, run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=run.work_dir is not None or run.resume)
     except OSError as error:
         raise InputError(f"folder {folder} cannot be made: {error.strerror}") from None
-    if run.overwrite:
-        for old in LEFT_BY_A_RUN:
-            (folder / old).unlink(missing_ok=True)
 
 
 def tell_dropped(annotations, console: Console) -> None:
@@ -144,6 +141,9 @@ def run_training(cfg, run: Run, name: str, console: Console) -> None:
         console.print(f"started from {run.init_from}{new_parts}")
     trainer = Trainer(cfg, run, model, training, validation, folder, console, state)
     make_folder(folder, run)
+    if run.overwrite:
+        for old in LEFT_BY_A_RUN:
+            (folder / old).unlink(missing_ok=True)
     lasting(cfg).dump(folder / "config.py")
     console.print(f"{name}: {len(training)} training and {len(validation)} validation images, "
                   f"{len(classes)} classes -> {folder}")  # fmt: skip
