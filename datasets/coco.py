@@ -97,8 +97,10 @@ class CocoDataset(Dataset):
                 image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
         except (OSError, SyntaxError, ValueError) as error:
             return Unreadable(path, why_unreadable(path) or str(error))
-        random = np.random.default_rng(seed)
         size = image.shape[-2:]
+        if tuple(size) != (info["height"], info["width"]):
+            return Unreadable(path, f"{size[1]}x{size[0]}, the annotation file says {info['width']}x{info['height']}")
+        random = np.random.default_rng(seed)
         short_side = self.short_sides[random.integers(len(self.short_sides))]
         height, width = resized(*size, short_side, self.long_side)
         if (height, width) != tuple(size):

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -29,7 +30,9 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"cannot read checkpoint {path}: {(str(error).splitlines() or ['?'])[0]}") from None
+        # the unpickler's own words advise to load it unsafely
+        reason = "no file of plain tensors" if isinstance(error, UnpicklingError) else (str(error).splitlines() or ["?"])[0]
+        raise InputError(f"cannot read checkpoint {path}: {reason}") from None
     if not isinstance(content, dict) or not {"model", "config", "classes"} <= content.keys():
         raise InputError(f"{path} is no checkpoint of this program (it wants model, config, classes)")
     return content

@@ -1,6 +1,7 @@
 """What a run is asked to do: a config file, overrides `key=value`, and a check that every key means something."""
 
 import ast
+import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ class Run:
     checkpoint_every: int | None = None
     log_every: int = 20
     seed: int = 0
-    drop_bad_boxes: bool = False
+    drop_bad_objects: bool = False
     skip_unreadable: bool = False
     eval_backend: str = "faster_coco_eval"
     work_dir: str | None = None
@@ -80,7 +81,10 @@ class Run:
 
 
 CHOICES = {"precision": ("no", "bf16", "fp16"), "eval_backend": ("faster_coco_eval", "pycocotools")}
-POSITIVE = ("max_iters", "batch_size", "accumulate", "reference_batch_size", "log_every")
+LEAST = {"max_iters": 1, "batch_size": 1, "accumulate": 1, "reference_batch_size": 1, "log_every": 1, "eval_every": 1,
+         "checkpoint_every": 1, "short_side": 1, "long_side": 1, "workers": 0, "seed": 0, "flip": 0,
+         "clip_grad_norm": 0}  # fmt: skip
+ERRAND = ("work_dir", "overwrite", "resume", "eval_only", "checkpoint")  # of one call; a saved config leaves them out
 
 
 def find_config(name: str) -> Path:
@@ -91,7 +95,8 @@ def find_config(name: str) -> Path:
     packaged = CONFIG_DIR / f"{path.name.removesuffix('.py')}.py"
     if packaged.is_file() and path.parent in (Path(), Path("configs")):
         return packaged
-    raise InputError(f"config {name} does not exist; {nearest(path.stem, [p.stem for p in CONFIG_DIR.glob('*.py')])}")
+    known = [p.stem for p in CONFIG_DIR.glob("[!_]*.py")]
+    raise InputError(f"config {name} does not exist; {nearest(path.stem, known)}")
 
 
 def parse_words(arguments: Sequence[str]) -> dict:
@@ -120,15 +125,14 @@ def load_config(source: str | Path | Mapping, overrides: Mapping) -> Config:
     """The merged and checked config. `model.backbone` says `norm` and `freeze` outright, as they will be."""
     try:
         cfg = Config(dict(source)) if isinstance(source, Mapping) else Config.fromfile(source, lazy_import=False)
-    except (OSError, SyntaxError, KeyError) as error:
-        raise InputError(f"config {source} cannot be read: {error}") from None
-    for part in ("backbone", "neck"):
-        if isinstance(cfg.get("model", {}).get(part), str):
-            cfg.model[part] = {"type": cfg.model[part]}
+    except Exception as error:  # a config is a program: anything can go wrong in it
+        raise InputError(f"config {source} cannot be read: {type(error).__name__}: {error}".replace("\n", " ")) from None
+    _names_to_dicts(cfg)
     for key in overrides:
         _check_key(cfg, key)
     changed = {key.split(".")[0] for key in overrides}
     cfg.merge_from_dict(dict(overrides))
+    _names_to_dicts(cfg)
     if "model" in changed and overrides.get("model.backbone.weights", "") is None:
         for key in ("norm", "freeze"):  # said by the file for the weights that are now gone
             if f"model.backbone.{key}" not in overrides:
@@ -136,6 +140,12 @@ def load_config(source: str | Path | Mapping, overrides: Mapping) -> Config:
     check_config(cfg)
     cfg.model.backbone = resolve_backbone(cfg.model.backbone)
     return cfg
+
+
+def _names_to_dicts(cfg: Config) -> None:
+    for part in ("backbone", "neck"):
+        if isinstance(cfg.get("model"), Mapping) and isinstance(cfg.model.get(part), str):
+            cfg.model[part] = {"type": cfg.model[part]}
 
 
 def _check_key(cfg: Config, key: str) -> None:
@@ -161,17 +171,35 @@ def check_config(cfg: Config) -> None:
                                   (NECKS, model.get("neck", {"type": "fpn"}), "model.neck")):  # fmt: skip
         if not isinstance(node, Mapping) or "type" not in node:
             raise InputError(f"config key {where} needs a 'type'; {nearest('', registry.module_dict)}")
-        check_arguments(lookup(registry, node["type"]), [k for k in node if k != "type"], f"{where} ({node['type']})")
+        part = lookup(registry, node["type"])
+        check_arguments(part, [k for k in node if k != "type"], f"{where} ({node['type']})")
+        kinds = _argument_kinds(part)
+        for key, value in node.items():
+            if key in ("num_classes", "load_weights"):
+                raise InputError(f"config key {where}.{key} cannot be set: annotations and checkpoints decide it")
+            if key in kinds and not _fits(value, kinds[key]):
+                raise InputError(f"config key {where}.{key}={value!r} is no {_spell(kinds[key])}")
     kind = cfg.optimizer.get("type")
     if kind not in OPTIMIZERS:
         raise InputError(f"unknown optimizer.type {kind!r}; {nearest(str(kind), OPTIMIZERS)}")
     check_arguments(OPTIMIZERS[kind], [k for k in cfg.optimizer if k != "type"], f"optimizer ({kind})")
+    try:
+        if cfg.optimizer.get("lr") is None:
+            raise ValueError("lr is missing")
+        OPTIMIZERS[kind]([torch.zeros(1, requires_grad=True)], **{k: v for k, v in cfg.optimizer.items() if k != "type"})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config key optimizer: {kind} says: {error}") from None
     for key, choices in CHOICES.items():
         if cfg.get(key, choices[0]) not in choices:
             raise InputError(f"{key}={cfg[key]!r}; {nearest(str(cfg[key]), choices)}")
-    for key in POSITIVE:
-        if cfg.get(key, 1) < 1:
-            raise InputError(f"{key}={cfg[key]!r} must be at least 1")
+    for key, least in LEAST.items():
+        values = cfg[key] if isinstance(cfg.get(key), (list, tuple)) else [cfg.get(key)]
+        if not values or any(value is not None and value < least for value in values):
+            raise InputError(f"{key}={cfg[key]!r} must be at least {least}")
+    if cfg.get("eval_only") and not cfg.get("checkpoint"):
+        raise InputError("eval_only=true needs checkpoint=FILE")
+    if cfg.get("resume") and cfg.get("overwrite"):
+        raise InputError("resume=true and overwrite=true contradict each other")
 
 
 def _check_dataclass(cls: type, node: Mapping, prefix: str) -> None:
@@ -180,13 +208,25 @@ def _check_dataclass(cls: type, node: Mapping, prefix: str) -> None:
         if key not in known:
             raise InputError(f"unknown config key {prefix + key!r}; {nearest(key, known)}")
         if not _fits(value, known[key].type):
-            raise InputError(f"config key {prefix + key}={value!r} is no {getattr(known[key].type, '__name__', known[key].type)}")
+            raise InputError(f"config key {prefix + key}={value!r} is no {_spell(known[key].type)}")
     for f in known.values():
         if f.default is MISSING and f.default_factory is MISSING and f.name not in node:
             raise InputError(f"config key {prefix + f.name!r} is missing")
 
 
+def _argument_kinds(factory) -> dict[str, type]:
+    """Constructor argument -> its annotation, those of parent classes included."""
+    parents = reversed(factory.__mro__) if isinstance(factory, type) else ()
+    constructors = [vars(c)["__init__"] for c in parents if "__init__" in vars(c)] or [factory]
+    return {p.name: p.annotation for c in constructors for p in inspect.signature(c).parameters.values()}
+
+
+def _spell(kind) -> str:
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("collections.abc.", "")
+
+
 def _fits(value, kind) -> bool:
+    """Whether a value is of a kind; a kind that is none of the few below takes everything."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return any(_fits(value, k) for k in typing.get_args(kind))
     if kind in (int, float):
@@ -195,7 +235,14 @@ def _fits(value, kind) -> bool:
         return isinstance(value, kind)
     if typing.get_origin(kind) is Sequence:
         return isinstance(value, (list, tuple)) and all(_fits(v, typing.get_args(kind)[0]) for v in value)
-    return isinstance(value, Mapping)
+    if kind in (dict, Mapping, Split, Schedule):
+        return isinstance(value, Mapping)
+    return True
+
+
+def lasting(cfg: Config) -> Config:
+    """The config as a run saves it: what was asked of this one call is left out."""
+    return Config({key: value for key, value in cfg.to_dict().items() if key not in ERRAND})
 
 
 def as_run(cfg: Config) -> Run:

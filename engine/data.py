@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..datasets.annotations import Annotations, read_annotations
+from ..datasets.annotations import Annotations, neighbours, read_annotations
 from ..datasets.coco import CocoDataset
 from ..datasets.shapes import ensure_shapes
 from ..registry import InputError
@@ -16,17 +16,19 @@ def data_root(run: Run) -> Path | None:
         return None
     root = ensure_shapes() if run.data_root == EMBEDDED else Path(run.data_root)
     if not root.is_dir():
-        raise InputError(f"data_root {root} does not exist")
+        raise InputError(f"data_root {root} does not exist{neighbours(root)}")
     return root
 
 
-def open_split(root: Path | None, split: Split, drop_bad_boxes: bool, check_images: bool) -> Annotations:
+def open_split(root: Path | None, run: Run, split: Split) -> Annotations:
     """Annotations of one split; its paths may lie below `root` or anywhere."""
 
     def find(path: str) -> Path:
-        return root / path if root is not None and not (Path(path).exists() and not (root / path).exists()) else Path(path)
+        below = Path(path) if root is None else root / path
+        return below if below.exists() or not Path(path).exists() else Path(path)
 
-    return read_annotations(find(split.ann_file), find(split.image_dir), drop_bad_boxes, check_images)
+    return read_annotations(find(split.ann_file), find(split.image_dir), has_masks(run), run.drop_bad_objects,
+                            check_images=not run.skip_unreadable)  # fmt: skip
 
 
 def has_masks(run: Run) -> bool:
@@ -34,7 +36,7 @@ def has_masks(run: Run) -> bool:
 
 
 def open_training(run: Run, root: Path | None) -> CocoDataset:
-    annotations = open_split(root, run.train, run.drop_bad_boxes, check_images=not run.skip_unreadable)
+    annotations = open_split(root, run, run.train)
     dataset = CocoDataset(annotations, training=True, short_side=run.short_side, long_side=run.long_side,
                           masks=has_masks(run), flip=run.flip)  # fmt: skip
     if not len(dataset):
@@ -43,6 +45,6 @@ def open_training(run: Run, root: Path | None) -> CocoDataset:
 
 
 def open_validation(run: Run, root: Path | None) -> CocoDataset:
-    annotations = open_split(root, run.val, run.drop_bad_boxes, check_images=not run.skip_unreadable)
+    annotations = open_split(root, run, run.val)
     short_side = max(run.short_side) if isinstance(run.short_side, (list, tuple)) else run.short_side
     return CocoDataset(annotations, training=False, short_side=short_side, long_side=run.long_side, masks=False)

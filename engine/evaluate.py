@@ -1,6 +1,7 @@
 """Detections of a whole dataset, scored as COCO does."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,11 +19,12 @@ def evaluate(
     device: torch.device,
     backend: str,
     progress: Callable[[], None] = lambda: None,
-    skip_unreadable: bool = False,
+    skipped: set[Path] | None = None,
 ) -> tuple[dict[str, dict[str, float]], CocoEvaluator]:
     """The 12 COCO numbers for boxes, and for masks where the model has them, with the evaluator that holds the results.
 
-    Boxes and masks are mapped to the image as it is on disk. An image that is skipped counts as one without detections.
+    Boxes and masks are mapped to the image as it is on disk. An unreadable image is an InputError, unless there is a set
+    `skipped` to note it in; then it counts as an image without detections.
     """
     kinds = ("bbox", "segm") if hasattr(model, "roi_heads") and model.roi_heads.has_mask() else ("bbox",)
     evaluator = CocoEvaluator(dataset.annotations.content, kinds, backend)
@@ -30,9 +32,11 @@ def evaluate(
     model.eval()
     for items in loader:
         progress()
-        bad = [item for item in items if isinstance(item, Unreadable)]
-        if bad and not skip_unreadable:
-            raise InputError(f"image {bad[0].path} is unreadable ({bad[0].reason})")
+        for item in items:
+            if isinstance(item, Unreadable):
+                if skipped is None:
+                    raise InputError(f"image {item.path} is unreadable ({item.reason}); skip_unreadable=true goes on")
+                skipped.add(item.path)
         items = [item for item in items if not isinstance(item, Unreadable)]
         if not items:
             continue

@@ -29,7 +29,8 @@ def _draw(axes, image: Tensor, objects: dict, names: Sequence[str], title: str) 
     for (x1, y1, x2, y2), label, score in zip(objects["boxes"].tolist(), objects["labels"].tolist(), scores):
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.2, edgecolor=_colour(label)))
         text = names[label] + (f" {score:.2f}" if "scores" in objects else "")
-        axes.text(x1, y1, text, fontsize=6, color="black", va="bottom", clip_on=True,
+        side = "bottom" if y1 > 0.08 * image.shape[1] else "top"  # at the upper edge the label goes inside the box
+        axes.text(x1, y1, text, fontsize=6, color="black", va=side, clip_on=True,
                   bbox=dict(facecolor=_colour(label), edgecolor="none", pad=0.6, alpha=0.8))  # fmt: skip
     axes.set_title(title, fontsize=7)
     axes.axis("off")

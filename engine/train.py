@@ -1,5 +1,6 @@
 """The training loop: iterations (optimizer steps) from a detector to checkpoints, a log and scores."""
 
+import contextlib
 import json
 import math
 import time
@@ -19,8 +20,15 @@ from ..datasets.loader import TrainingSampler, evaluation_loader, training_loade
 from ..evaluation.coco import CocoEvaluator
 from ..registry import InputError
 from .checkpoint import save_checkpoint
-from .config import OPTIMIZERS, Run, Schedule
+from .config import OPTIMIZERS, Run, Schedule, lasting
 from .evaluate import evaluate
+
+
+def progress_bars(console: Console) -> Progress:
+    """Bars in a terminal, nothing elsewhere. Every task has a text field `note`."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+                    disable=not console.is_terminal)  # fmt: skip
 
 
 def learning_rate_factor(schedule: Schedule, iteration: int, max_iters: int) -> float:
@@ -38,7 +46,7 @@ def make_optimizer(settings: dict, model: nn.Module, scale: float) -> torch.opti
     """The optimizer over what trains, its learning rate multiplied by `scale`."""
     settings = dict(settings)
     kind = OPTIMIZERS[settings.pop("type")]
-    settings["lr"] = settings.get("lr", 1e-3) * scale
+    settings["lr"] = settings["lr"] * scale
     return kind([p for p in model.parameters() if p.requires_grad], **settings)
 
 
@@ -67,7 +75,10 @@ class Trainer:
 
     def __post_init__(self):
         run = self.run
-        self.accelerator = Accelerator(mixed_precision=run.precision)
+        try:
+            self.accelerator = Accelerator(mixed_precision=run.precision)
+        except (ValueError, ImportError) as error:  # this machine cannot
+            raise InputError(f"precision={run.precision}: {error}".replace("\n", " ")) from None
         self.world = self.accelerator.num_processes
         per_step = run.batch_size * run.accumulate * self.world
         scale = per_step / run.reference_batch_size
@@ -76,7 +87,7 @@ class Trainer:
         if scale != 1:
             self.console.print(f"learning rate {self.base_lr:g} = {run.optimizer['lr']:g} x {per_step} / "
                                f"{run.reference_batch_size} (images a step / reference_batch_size)")  # fmt: skip
-        self.iteration, self.best = 0, -1.0
+        self.iteration, self.best = 0, -math.inf
         self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if self.state is not None:
             self.optimizer.load_state_dict(self.state["optimizer"])
@@ -88,7 +99,7 @@ class Trainer:
         run = self.run
         batches = self._batches()
         scores = None
-        with self._progress() as progress, open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+        with progress_bars(self.console) as progress, open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
             bar = progress.add_task("train", total=run.max_iters, completed=self.iteration, note="")
             while self.iteration < run.max_iters:
                 started = time.perf_counter()
@@ -109,11 +120,11 @@ class Trainer:
                     self._keep_best(scores[0])
                 if last or (run.checkpoint_every and self.iteration % run.checkpoint_every == 0):
                     self._save("last.pt")
+        if scores is None:  # resumed at the end
+            with progress_bars(self.console) as progress:
+                scores = self._evaluate(progress)
         if self.skipped:
             self.console.print(f"skipped {len(self.skipped)} unreadable image(s), first {min(self.skipped)}")
-        if scores is None:  # resumed at the end
-            with self._progress() as progress:
-                scores = self._evaluate(progress)
         return scores
 
     def _step(self, batches: Iterator[list]) -> tuple[dict[str, float], float]:
@@ -122,15 +133,17 @@ class Trainer:
         lr = self.base_lr * learning_rate_factor(run.schedule, self.iteration, run.max_iters)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(run.seed + self.iteration * self.world + self.accelerator.process_index)  # RoI sampling
         self.model.train()
         means: dict[str, float] = {}
         for turn in range(run.accumulate):
             images, targets = zip(*next(batches))
+            # Decides the RoI sampling. After the batch, because a loader draws from the same generator when it starts.
+            part = self.iteration * run.accumulate + turn
+            torch.manual_seed(run.seed + part * self.world + self.accelerator.process_index)
             device = self.accelerator.device
             ids = [t["image_id"] for t in targets]
             targets = [{k: v.to(device) for k, v in t.items() if isinstance(v, torch.Tensor)} for t in targets]
-            with self.accelerator.no_sync(self.model) if turn + 1 < run.accumulate else self.accelerator.autocast():
+            with self.accelerator.no_sync(self.model) if turn + 1 < run.accumulate else contextlib.nullcontext():
                 losses = self.model([image.to(device) for image in images], targets)
                 total = sum(losses.values())
                 values = {k: v.item() / run.accumulate for k, v in {"loss": total, **losses}.items()}
@@ -149,11 +162,15 @@ class Trainer:
         run = self.run
         sampler = TrainingSampler(len(self.training), run.seed, self.samples_seen,
                                   self.accelerator.process_index, self.world)  # fmt: skip
+        unreadable = set()
         for items in training_loader(self.training, run.batch_size, run.workers, sampler):
             bad = [item for item in items if isinstance(item, Unreadable)]
             if bad and not run.skip_unreadable:
                 raise InputError(f"image {bad[0].path} is unreadable ({bad[0].reason}); skip_unreadable=true goes on")
-            self.skipped.update(item.path for item in bad)
+            unreadable.update(item.path for item in bad)
+            if len(unreadable) == len(self.training):
+                raise InputError(f"all training images are unreadable, {bad[0].path} for one ({bad[0].reason})")
+            self.skipped |= unreadable
             items = [item for item in items if not isinstance(item, Unreadable)]
             if items:
                 yield items
@@ -163,7 +180,7 @@ class Trainer:
         bar = progress.add_task("evaluate", total=len(self.validation), note="")
         model = self.accelerator.unwrap_model(self.model)
         scores = evaluate(model, self.validation, loader, self.accelerator.device, self.run.eval_backend,
-                          lambda: progress.advance(bar), self.run.skip_unreadable)  # fmt: skip
+                          lambda: progress.advance(bar), self.skipped if self.run.skip_unreadable else None)  # fmt: skip
         progress.update(bar, visible=False)
         return scores
 
@@ -180,15 +197,10 @@ class Trainer:
                 "model": self.accelerator.unwrap_model(self.model).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "iteration": self.iteration, "best": self.best,
-                "config": self.cfg.to_dict(),
+                "config": lasting(self.cfg).to_dict(),
                 "classes": {"ids": annotations.category_ids, "names": annotations.names},
             })  # fmt: skip
 
     def _log(self, log, entry: dict) -> None:
         log.write(json.dumps(entry) + "\n")
         log.flush()
-
-    def _progress(self) -> Progress:
-        return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console,
-                        disable=not self.console.is_terminal)  # fmt: skip

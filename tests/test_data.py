@@ -84,6 +84,16 @@ def test_masks_equal_pycocotools_on_real_images(coco_tiny):
     (lambda c: c["annotations"][0].update(bbox=[50, 5, 20, 10]), "annotation 1.*leaves the 60x40 image by 10.0 px"),
     (lambda c: c["annotations"][0].update(category_id=31), "no category has id 31; 'categories' lists 4, 30"),
     (lambda c: c["annotations"][0].update(image_id=7), "no image has id 7"),
+    (lambda c: c["annotations"][0].pop("area"), r"annotations\[0\] has no 'area'"),
+    (lambda c: c["annotations"].append(3), r"annotations\[2\]"),
+    (lambda c: c["annotations"][1].update(id=1), "2 entries of 'annotations' have the id 1"),
+    (lambda c: c["images"][0].update(width="60"), r"images\[0\] has width='60'"),
+    (lambda c: c.update(images=[], annotations=[]), "'images' is empty"),
+    (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1.*segmentation is missing"),
+    (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "annotation 1.*no polygon of three points"),
+    (lambda c: c["annotations"][0].update(segmentation=[["x"] * 6]), "annotation 1.*no list of polygons"),
+    (lambda c: c["annotations"][1]["segmentation"].update(size=[60, 40]), "annotation 2.*RLE of size"),
+    (lambda c: c["annotations"][1]["segmentation"].update(counts=[0, 5]), "annotation 2.*do not add up"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named(small, change, message):
     with pytest.raises(InputError, match=message):
@@ -91,8 +101,14 @@ def test_what_is_wrong_is_named(small, change, message):
 
 
 def test_bad_boxes_can_be_left_out_and_are_counted(small):
-    annotations = read_annotations(*small(lambda c: c["annotations"][0].update(bbox=[10, 5, 0, 10])), drop_bad_boxes=True)
+    annotations = read_annotations(*small(lambda c: c["annotations"][0].update(bbox=[10, 5, 0, 10])), drop_bad_objects=True)
     assert annotations.dropped == 1 and [o["id"] for o in annotations.objects[9]] == [2]
+    assert [a["id"] for a in annotations.content["annotations"]] == [2]  # nor is it scored
+
+
+def test_boxes_alone_need_no_segmentation(small):
+    annotations = read_annotations(*small(lambda c: c["annotations"][0].pop("segmentation")), masks=False)
+    assert annotations.dropped == 0 and len(annotations.objects[9]) == 2
 
 
 def test_missing_or_broken_files(small, tmp_path):
@@ -114,6 +130,11 @@ def test_a_truncated_image_is_named(small):
         read_annotations(path, folder)
     annotations = read_annotations(path, folder, check_images=False)
     assert isinstance(CocoDataset(annotations, training=True)[0, 0], Unreadable)
+
+
+def test_an_image_of_another_size_than_the_file_says_is_refused(small):
+    annotations = read_annotations(*small(lambda c: c["images"][1].update(width=600, height=400)), masks=False)
+    assert "60x40, the annotation file says 600x400" in CocoDataset(annotations, training=True)[0, 0].reason
 
 
 def test_an_epoch_shows_every_image_once_and_a_later_start_goes_on():

@@ -8,23 +8,32 @@ Without CONFIG it trains a small Mask R-CNN on the embedded dataset. A bad input
 import json
 import re
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from detbackbones import InputError, build_detector
+from detbackbones.datasets.coco import Unreadable
 from detbackbones.datasets.loader import evaluation_loader
 from detbackbones.engine.checkpoint import fine_tune_from, load_model, read_checkpoint
-from detbackbones.engine.config import DEFAULT_CONFIG, Run, as_run, find_config, load_config, parse_overrides
+from detbackbones.engine.config import DEFAULT_CONFIG, Run, as_run, find_config, lasting, load_config, parse_overrides
 from detbackbones.engine.data import data_root, open_training, open_validation
 from detbackbones.engine.evaluate import evaluate
 from detbackbones.engine.picture import save_grid
-from detbackbones.engine.train import Trainer
+from detbackbones.engine.train import Trainer, progress_bars
 from detbackbones.evaluation.coco import coco_table
 
 RUNS = Path("runs")
 GRID_IMAGES = 9
+LEFT_BY_A_RUN = ("config.py", "log.jsonl", "metrics.json", "last.pt", "best.pt")
+
+
+def run_name(saved: str) -> str:
+    """Name of the run that a checkpoint file or a run's folder belongs to."""
+    path = Path(saved).resolve()
+    return path.name if path.is_dir() else path.parent.name
 
 
 def numbered_runs(name: str) -> list[Path]:
@@ -38,9 +47,8 @@ def choose_folder(run: Run, name: str) -> Path:
     numbered = numbered_runs(name)
     if run.work_dir is not None:
         folder = Path(run.work_dir)
-        if (folder / "log.jsonl").exists() or (folder / "metrics.json").exists():
-            if not (run.resume or run.overwrite):
-                raise InputError(f"work_dir {folder} already holds a run; resume=true, overwrite=true or another folder")
+        if any((folder / name).exists() for name in LEFT_BY_A_RUN) and not (run.resume or run.overwrite):
+            raise InputError(f"work_dir {folder} already holds a run; resume=true, overwrite=true or another folder")
         return folder
     if run.resume:
         if not numbered:
@@ -50,14 +58,26 @@ def choose_folder(run: Run, name: str) -> Path:
     return RUNS / f"{name}-{number}"
 
 
+def make_folder(folder: Path, run: Run) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=run.work_dir is not None or run.resume)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from None
+
+
+def tell_dropped(annotations, console: Console) -> None:
+    if annotations.dropped:
+        console.print(f"{annotations.path}: left out {annotations.dropped} annotation(s) with an unusable box or mask")
+
+
 def pictures(model: torch.nn.Module, dataset, device: torch.device) -> list[tuple]:
     """Samples for the grid: the first images of the dataset with ground truth and what the model sees."""
     dataset.masks = hasattr(model, "roi_heads") and model.roi_heads.has_mask()
     samples = []
+    readable = (item for item in (dataset[index, 0] for index in range(len(dataset))) if not isinstance(item, Unreadable))
     model.eval()
     with torch.inference_mode():
-        for index in range(min(GRID_IMAGES, len(dataset))):
-            image, truth = dataset[index, 0]
+        for image, truth in islice(readable, GRID_IMAGES):
             predicted = {k: v.cpu() for k, v in model([image.to(device)])[0].items()}
             samples.append((image, truth, predicted))
     return samples
@@ -67,7 +87,9 @@ def finish(folder: Path, scores, model, validation, device, console: Console) ->
     metrics, evaluator = scores
     console.print(coco_table(metrics))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    save_grid(folder / "predictions.png", pictures(model, validation, device), validation.annotations.names)
+    samples = pictures(model, validation, device)
+    if samples:
+        save_grid(folder / "predictions.png", samples, validation.annotations.names)
     console.print(f"results in {folder}")
 
 
@@ -80,11 +102,17 @@ def run_evaluation(cfg, run: Run, name: str, console: Console) -> None:
     model = build_detector(state["config"]["model"], num_classes=len(state["classes"]["ids"]), load_weights=False)
     load_model(model, state["model"], run.checkpoint)
     folder = choose_folder(run, f"{name}-eval")
-    folder.mkdir(parents=True, exist_ok=True)
+    tell_dropped(validation.annotations, console)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     loader = evaluation_loader(validation, run.workers)
-    scores = evaluate(model, validation, loader, device, run.eval_backend, skip_unreadable=run.skip_unreadable)
+    skipped = set() if run.skip_unreadable else None
+    with progress_bars(console) as progress:
+        bar = progress.add_task("evaluate", total=len(validation), note="")
+        scores = evaluate(model, validation, loader, device, run.eval_backend, lambda: progress.advance(bar), skipped)
+    if skipped:
+        console.print(f"skipped {len(skipped)} unreadable image(s), first {min(skipped)}")
+    make_folder(folder, run)
     finish(folder, scores, model, validation, device, console)
 
 
@@ -98,9 +126,10 @@ def run_training(cfg, run: Run, name: str, console: Console) -> None:
                               (state and list(state["classes"]["ids"]), "the checkpoint to resume")):
         if annotations and annotations != classes:
             raise InputError(f"{what} has category ids {annotations[:8]}..., {training.annotations.path} has {classes[:8]}...")
-    for annotations in (training.annotations, validation.annotations):
-        if annotations.dropped:
-            console.print(f"{annotations.path}: left out {annotations.dropped} annotation(s) with an unusable box")
+    if state and state["config"]["optimizer"]["type"] != run.optimizer["type"]:
+        raise InputError(f"{folder} was trained with {state['config']['optimizer']['type']}, not {run.optimizer['type']}")
+    tell_dropped(training.annotations, console)
+    tell_dropped(validation.annotations, console)
     torch.manual_seed(run.seed)
     fresh = state is None and run.init_from is None
     model = build_detector(cfg.model.to_dict(), num_classes=len(classes), load_weights=fresh)
@@ -108,14 +137,16 @@ def run_training(cfg, run: Run, name: str, console: Console) -> None:
         load_model(model, state["model"], str(folder))
     elif run.init_from is not None:
         anew = fine_tune_from(model, read_checkpoint(run.init_from)["model"], run.init_from)
-        console.print(f"started from {run.init_from}" + (f"; new for {len(classes)} classes: {', '.join(anew)}" if anew else ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    if run.overwrite:
-        for old in ("log.jsonl", "metrics.json", "last.pt", "best.pt"):
-            (folder / old).unlink(missing_ok=True)
-    cfg.dump(folder / "config.py")
-    console.print(f"{name}: {len(training)} training and {len(validation)} validation images, {len(classes)} classes -> {folder}")
+        new_parts = f"; new for {len(classes)} classes: {', '.join(anew)}" if anew else ""
+        console.print(f"started from {run.init_from}{new_parts}")
     trainer = Trainer(cfg, run, model, training, validation, folder, console, state)
+    make_folder(folder, run)
+    if run.overwrite:
+        for old in LEFT_BY_A_RUN:
+            (folder / old).unlink(missing_ok=True)
+    lasting(cfg).dump(folder / "config.py")
+    console.print(f"{name}: {len(training)} training and {len(validation)} validation images, "
+                  f"{len(classes)} classes -> {folder}")  # fmt: skip
     scores = trainer.fit()
     device = trainer.accelerator.device
     finish(folder, scores, trainer.accelerator.unwrap_model(trainer.model), validation, device, console)
@@ -134,11 +165,9 @@ def main(arguments: list[str] | None = None) -> int:
         overrides = parse_overrides([a for a in arguments if "=" in a])
         source: dict | Path = find_config(named[0] if named else DEFAULT_CONFIG)
         name = source.stem
-        if overrides.get("eval_only"):
-            if not overrides.get("checkpoint"):
-                raise InputError("eval_only=true needs checkpoint=FILE")
-            if not named:
-                source = read_checkpoint(overrides["checkpoint"])["config"] | {"resume": False, "work_dir": None}
+        saved = overrides.get("checkpoint" if overrides.get("eval_only") else "work_dir")
+        if saved and not named and (overrides.get("eval_only") or overrides.get("resume")):  # a run says itself what it is
+            source, name = read_checkpoint(saved)["config"], run_name(saved)
         cfg = load_config(source, overrides)
         run = as_run(cfg)
         (run_evaluation if run.eval_only else run_training)(cfg, run, name, console)

@@ -5,4 +5,4 @@ train = dict(ann_file="annotations/instances_train2017.json", image_dir="train20
 val = dict(ann_file="annotations/instances_val2017.json", image_dir="val2017")
 short_side = 800
 long_side = 1333
-drop_bad_boxes = True  # train2017 holds a few boxes without area
+drop_bad_objects = True  # train2017 holds a few boxes without area
