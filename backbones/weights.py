@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
@@ -39,7 +40,7 @@ def _from_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
         reason = getattr(error, "reason", error)
         raise InputError(f"cannot download {weights.url} ({reason}); put the file at {target}") from None
     except Exception as error:  # a cut or foreign file: whatever torch's unpickler says of it
-        raise InputError(f"cannot read {target}: {first_line(error)}; delete it to download again") from None
+        raise InputError(f"cannot read {target}: {why_unreadable(error)}; delete it to download again") from None
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -49,13 +50,18 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"cannot read weights file {path}: {first_line(error)}") from None
+        raise InputError(f"cannot read weights file {path}: {why_unreadable(error)}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"weights file {path} holds no state dict")
     return state
+
+
+def why_unreadable(error: Exception) -> str:
+    """What torch.load's error means; the unpickler's own words are an opcode, or the advice to load the file unsafely."""
+    return first_line(error) if isinstance(error, (OSError, RuntimeError, SafetensorError)) else "no file of plain tensors"
 
 
 def first_line(error: Exception) -> str:

@@ -2,11 +2,11 @@
 
 import os
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
 
+from ..backbones.weights import why_unreadable
 from ..registry import InputError
 
 CLASS_LAYERS = ("cls_score.", "bbox_pred.", "mask_fcn_logits.")  # their shape follows the class count
@@ -30,9 +30,7 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # the unpickler's own words advise to load it unsafely
-        reason = "no file of plain tensors" if isinstance(error, UnpicklingError) else (str(error).splitlines() or ["?"])[0]
-        raise InputError(f"cannot read checkpoint {path}: {reason}") from None
+        raise InputError(f"cannot read checkpoint {path}: {why_unreadable(error)}") from None
     if not isinstance(content, dict) or not {"model", "config", "classes"} <= content.keys():
         raise InputError(f"{path} is no checkpoint of this program (it wants model, config, classes)")
     return content

@@ -5,11 +5,20 @@ import zlib
 import numpy as np
 import torch
 
+from detbackbones import build_backbone
 from detbackbones.backbones.verify import randomise_norms as randomise  # noqa: F401  (used by the tests)
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def build_with(state: dict[str, torch.Tensor], cfg, **arguments) -> torch.nn.Module:
+    """A backbone in evaluation mode with exactly these weights; random ones are never drawn, which deep networks are slow at."""
+    with torch.device("meta"):
+        backbone = build_backbone(cfg, **arguments)
+    backbone.load_state_dict(state, assign=True)
+    return backbone.eval()
 
 
 def oracle_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor | None:

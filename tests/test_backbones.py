@@ -295,6 +295,9 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, resnet18_weights):
     torch.save(state, tmp_path / "broken.pth")
     with pytest.raises(InputError, match="not finite layer2.0.conv1.weight"):
         build_backbone("resnet18", weights=str(tmp_path / "broken.pth"))
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(InputError, match="text.pth: no file of plain tensors"):
+        build_backbone("resnet18", weights=str(tmp_path / "text.pth"))
 
 
 def test_wrong_input():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import randomise, relative_error
+from helpers import build_with, randomise, relative_error
 
 from detbackbones import InputError, build_backbone, list_backbones, verify_dilation
 from detbackbones.tools.verify import main
@@ -29,8 +29,7 @@ def test_every_variant_dilation_and_stride_style(name, caffe):
     with torch.no_grad():
         expected = plain(images)
         for replace in itertools.product([False, True], repeat=3):
-            dilated = build_backbone(name, replace_stride_with_dilation=replace, **style).eval()
-            dilated.load_state_dict(plain.state_dict())
+            dilated = build_with(plain.state_dict(), name, replace_stride_with_dilation=replace, **style)
             assert dilated.identity_left == ()
             for coarse, fine, feature in zip(plain.feature_specs, dilated.feature_specs, dilated(images).values()):
                 step = coarse.stride // fine.stride

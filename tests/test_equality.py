@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers import oracle_tensor, randomise, relative_error
+from helpers import build_with, oracle_tensor, randomise, relative_error
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from timm.models.resnet import ResNet as TimmResNet
 
@@ -34,9 +34,8 @@ def cases(names):
 def test_torchvision(name, replace):
     """Same keys, C2-C5 and logits from torchvision's own random state dict."""
     theirs = randomise(torchvision.models.get_model(name, weights=None, **({"replace_stride_with_dilation": list(replace)} if any(replace) else {}))).eval()
-    ours = build_backbone(name, num_classes=1000, replace_stride_with_dilation=replace, dilation_convention="torchvision").eval()
+    ours = build_with(theirs.state_dict(), name, num_classes=1000, replace_stride_with_dilation=replace, dilation_convention="torchvision")
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    ours.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 65, 97)
     with torch.no_grad():
         x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
@@ -53,9 +52,7 @@ def test_timm(name, output_stride):
     """Where timm is exact. Its average-pool shortcut counts padding at the last cell of odd grids and, at output stride 8, is
     not dilated: there the undilated stages are compared, and the dilated ones on the cells that the undilated network has."""
     theirs = randomise(timm.create_model(name, pretrained=False, features_only=True, output_stride=output_stride)).eval()
-    ours = build_backbone(name, output_stride=output_stride).eval()
-    assert set(ours.state_dict()) == set(theirs.state_dict())
-    ours.load_state_dict(theirs.state_dict())
+    ours = build_with(theirs.state_dict(), name, output_stride=output_stride)
     images = torch.randn(1, 3, 64, 96)
     pooled = name.endswith("d")
     with torch.no_grad():
@@ -71,8 +68,7 @@ def test_timm(name, output_stride):
                                                       ("resnext101_64x4d", (3, 4, 23, 3), 64, 4)])  # fmt: skip
 def test_timm_built_from_the_same_settings(name, layers, groups, width):
     theirs = TimmResNet(TimmBottleneck, layers, num_classes=10, cardinality=groups, base_width=width).eval()
-    ours = build_backbone(name, num_classes=10).eval()
-    ours.load_state_dict(randomise(theirs).state_dict())
+    ours = build_with(randomise(theirs).state_dict(), name, num_classes=10)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert relative_error(ours.logits(images), theirs(images)) <= 1e-5
