@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..registry import build_backbone
-from .norm import LIVE, FrozenBatchNorm2d
+from .norm import LIVE
 from .resnet import ResNet
 
 
@@ -162,7 +162,7 @@ def receptive_fields(model: ResNet) -> dict[str, int | None]:
 def what_is_fixed(modules) -> tuple[str, str, str]:
     """(weights, statistics, affine) of a part in training mode."""
     inside = list({id(m): m for module in modules for m in module.modules()}.values())
-    norms = [m for m in inside if isinstance(m, (FrozenBatchNorm2d, *LIVE, nn.GroupNorm, nn.LayerNorm)) or hasattr(m, "running_mean")]
+    norms = [m for m in inside if isinstance(m, (nn.GroupNorm, nn.LayerNorm)) or hasattr(m, "running_mean")]
     ids = {id(norm) for norm in norms}
     own = [p.requires_grad for m in inside if id(m) not in ids for p in m.parameters(recurse=False)]
     affine = [p.requires_grad for norm in norms for p in norm.parameters(recurse=False)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..features import FeatureSpec
 from ..registry import InputError, nearest
+from .backbone import Backbone
 from .blocks import BasicBlock, Bottleneck, Conv2d, ConvShortcut, DeepStem, PadShortcut, PoolShortcut, Stage
 from .dilation import Dilation, dilated_stages
 from .norm import Norm, conv_norm, fold_into, resolve_norm
@@ -28,7 +29,7 @@ def check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> No
             raise InputError(f"{argument}: unknown feature {name!r}; {nearest(str(name), known)}")
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Features C1-C5 of a residual network.
 
     Args:
@@ -61,13 +62,7 @@ class ResNet(nn.Module):
 
     Raises InputError for arguments that contradict each other or weights that do not fit.
 
-    Attributes:
-        feature_specs: FeatureSpec of every output, shallow to deep.
-        built_specs: the same for every level that is built.
-        size_divisor: input sides that are multiples of it give exactly the declared strides; others work too.
-        preprocess: RGB images, uint8 or float in [0, 1], to what the weights expect.
-        identity_left: what takes the features out of the a-trous identity, by name; empty where it holds.
-        undilated: arguments that build the network without dilation.
+    Attributes: see Backbone.
     """
 
     def __init__(
@@ -170,7 +165,7 @@ class ResNet(nn.Module):
         self.identity_left = tuple(sorted(left))
         self.undilated = {"output_stride": None, "replace_stride_with_dilation": (False,) * len(replaced), "multi_grid": None}
         self.built_specs = tuple(specs)
-        self._outputs = frozenset(out_features)
+        self.outputs = frozenset(out_features)
         self.preprocess = Preprocess.for_channels(in_channels)
         self._initialise(zero_init_residual)
         self.to(memory_format=torch.channels_last)
@@ -207,14 +202,6 @@ class ResNet(nn.Module):
                 self._modules[key].freeze()
 
     @property
-    def feature_specs(self) -> tuple[FeatureSpec, ...]:
-        return tuple(spec for spec in self.built_specs if spec.name in self._outputs)
-
-    @property
-    def size_divisor(self) -> int:
-        return max(spec.stride for spec in self.built_specs)
-
-    @property
     def parts(self) -> dict[str, tuple[nn.Module, ...]]:
         """What makes each built level, in the order in which it runs; `freeze` counts these."""
         parts = {name: (self._modules[key],) for name, key in STAGES.items() if key in self._modules}
@@ -234,19 +221,7 @@ class ResNet(nn.Module):
             self.bn1.eval()
         return self
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """N x C x H x W float, preprocessed -> {"c2": N x 256 x ceil(H / 4) x ceil(W / 4), ...}, shallow to deep.
-
-        Raises ValueError for anything else than such a batch.
-        """
-        return {name: feature for name, feature in self._run(images).items() if name in self._outputs}
-
-    def _run(self, images: Tensor) -> dict[str, Tensor]:
-        channels = self.preprocess.channels
-        if images.dim() != 4 or images.shape[1] != channels or not images.is_floating_point():
-            raise ValueError(f"expected preprocessed float images N x {channels} x H x W, got {images.dtype} "
-                             f"{tuple(images.shape)}")  # fmt: skip
-        images = images.contiguous(memory_format=torch.channels_last)
+    def levels(self, images: Tensor) -> dict[str, Tensor]:
         x = self.relu(conv_norm(images, self.conv1, self.bn1))
         features = {"c1": x}
         x = self.maxpool(x)
@@ -259,7 +234,7 @@ class ResNet(nn.Module):
         """N x num_classes: the classifier of the paper on the mean of the deepest stage. Needs `num_classes`."""
         if "fc" not in self._modules:
             raise InputError("logits need a classifier: build the backbone with num_classes=")
-        return self.fc(self._run(images)[self.built_specs[-1].name].mean((-2, -1)))
+        return self.fc(self.levels(self.checked(images))[self.built_specs[-1].name].mean((-2, -1)))
 
     def split_stage(self, name: str = "c5") -> Stage:
         """Take the deepest stage out, for a head that runs it on RoI features (the C4 form of Ren et al. 2015).

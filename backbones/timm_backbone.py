@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..features import FeatureSpec
 from ..registry import BACKBONES, InputError, nearest
+from .backbone import Backbone
 from .norm import LIVE, resolve_norm
 from .preprocess import Preprocess
 from .verify import EXACT, randomise_norms
@@ -78,7 +79,7 @@ def dilation_error(model: str, output_stride: int) -> tuple[tuple[int, ...], dic
 
 
 @BACKBONES.register_module(name="timm")
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """Features of a timm network, named by level: c2 is the one of stride 4 without dilation.
 
     Args:
@@ -93,7 +94,7 @@ class TimmBackbone(nn.Module):
 
     Raises InputError for a model, tag or argument that timm does not have.
 
-    Attributes: as ResNet's.
+    Attributes: see Backbone.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class TimmBackbone(nn.Module):
         specs = zip(known, network_levels, self.network.feature_info.channels(), self.network.feature_info.reduction())
         self.built_specs = tuple(FeatureSpec(name, level, channels, stride, 2**level // stride)
                                  for name, level, channels, stride in specs)  # fmt: skip
-        self._outputs = frozenset(out_features)
+        self.outputs = frozenset(out_features)
         expected = self.network.pretrained_cfg
         self.preprocess = Preprocess.for_channels(in_channels, expected["mean"], expected["std"])
         if norm == "frozen" or (norm is None and weights):
@@ -146,7 +147,7 @@ class TimmBackbone(nn.Module):
             if not parts:
                 raise InputError(f"timm runs {model} as a whole: its parts cannot be frozen one by one")
             if freeze > len(parts):
-                raise InputError(f"freeze counts the fixed parts of timm's {model} from the input, 0 to {len(parts)}, not {freeze!r}")
+                raise InputError(f"freeze counts the fixed parts from the input, 0 to {len(parts)}, not {freeze!r}")
             self._fixed = [module for part in parts[:freeze] for module in part]
             for module in self._fixed:
                 for parameter in module.parameters(recurse=False):
@@ -166,14 +167,6 @@ class TimmBackbone(nn.Module):
         warnings.warn(f"timm:{model} at output stride {output_stride} is not exact: c{worst} is off by {errors[worst]:.1%} "
                       "from the undilated features", stacklevel=4)  # fmt: skip
         return own, (reason,)
-
-    @property
-    def feature_specs(self) -> tuple[FeatureSpec, ...]:
-        return tuple(spec for spec in self.built_specs if spec.name in self._outputs)
-
-    @property
-    def size_divisor(self) -> int:
-        return max(spec.stride for spec in self.built_specs)
 
     @property
     def ends(self) -> dict[str, nn.Module]:
@@ -209,14 +202,8 @@ class TimmBackbone(nn.Module):
             module.training = False
         return self
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """N x C x H x W float, preprocessed -> {"c2": N x C2 x H / 4 x W / 4, ...}, shallow to deep."""
-        channels = self.preprocess.channels
-        if images.dim() != 4 or images.shape[1] != channels or not images.is_floating_point():
-            raise ValueError(f"expected preprocessed float images N x {channels} x H x W, got {images.dtype} "
-                             f"{tuple(images.shape)}")  # fmt: skip
-        features = self.network(images.contiguous(memory_format=torch.channels_last))
+    def levels(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.network(images)
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
-        named = {spec.name: feature for spec, feature in zip(self.built_specs, features)}
-        return {name: feature for name, feature in named.items() if name in self._outputs}
+        return {spec.name: feature for spec, feature in zip(self.built_specs, features)}

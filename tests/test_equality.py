@@ -14,7 +14,6 @@ from timm.models.resnet import ResNet as TimmResNet
 
 from detbackbones import build_backbone
 
-LEVELS = ("c2", "c3", "c4", "c5")
 DILATIONS = list(itertools.product([False, True], repeat=3))
 NONE = (False, False, False)
 TORCHVISION = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -27,14 +26,16 @@ def cases(names):
     for name, replace in itertools.product(names, DILATIONS):
         if replace == NONE or name not in ("resnet18", "resnet34"):
             fast = name in SHALLOW or (replace == NONE and name == "resnext101_32x8d")
-            yield pytest.param(name, replace, marks=() if fast else pytest.mark.slow, id=f"{name}-{''.join('01'[r] for r in replace)}")
+            dilated = "".join("01"[r] for r in replace)
+            yield pytest.param(name, replace, marks=() if fast else pytest.mark.slow, id=f"{name}-{dilated}")
 
 
 @pytest.mark.parametrize("name,replace", list(cases(TORCHVISION)))
 def test_torchvision(name, replace):
     """Same keys, C2-C5 and logits from torchvision's own random state dict."""
-    theirs = randomise(torchvision.models.get_model(name, weights=None, **({"replace_stride_with_dilation": list(replace)} if any(replace) else {}))).eval()
-    ours = build_with(theirs.state_dict(), name, num_classes=1000, replace_stride_with_dilation=replace, dilation_convention="torchvision")
+    arguments = {"replace_stride_with_dilation": list(replace)} if any(replace) else {}
+    theirs = randomise(torchvision.models.get_model(name, weights=None, **arguments)).eval()
+    ours = build_with(theirs.state_dict(), name, num_classes=1000, dilation_convention="torchvision", **arguments)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     images = torch.randn(1, 3, 65, 97)
     with torch.no_grad():
@@ -45,8 +46,10 @@ def test_torchvision(name, replace):
         assert relative_error(ours.logits(images), theirs(images)) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18d", "resnet50d", "resnext50_32x4d",
-                                  *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet101d", "resnext101_32x4d", "wide_resnet50_2"))])
+SLOW_IN_TIMM = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet101d", "resnext101_32x4d", "wide_resnet50_2")]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18d", "resnet50d", "resnext50_32x4d", *SLOW_IN_TIMM])
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
 def test_timm(name, output_stride):
     """Where timm is exact. Its average-pool shortcut counts padding at the last cell of odd grids and, at output stride 8, is
@@ -64,8 +67,8 @@ def test_timm(name, output_stride):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name,layers,groups,width", [("resnext152_32x8d", (3, 8, 36, 3), 32, 8), ("wide_resnet101_2", (3, 4, 23, 3), 1, 128),
-                                                      ("resnext101_64x4d", (3, 4, 23, 3), 64, 4)])  # fmt: skip
+@pytest.mark.parametrize("name,layers,groups,width", [
+    ("resnext152_32x8d", (3, 8, 36, 3), 32, 8), ("wide_resnet101_2", (3, 4, 23, 3), 1, 128), ("resnext101_64x4d", (3, 4, 23, 3), 64, 4)])
 def test_timm_built_from_the_same_settings(name, layers, groups, width):
     theirs = TimmResNet(TimmBottleneck, layers, num_classes=10, cardinality=groups, base_width=width).eval()
     ours = build_with(randomise(theirs).state_dict(), name, num_classes=10)
