@@ -26,7 +26,7 @@ def evaluate(
     Boxes and masks are mapped to the image as it is on disk. An unreadable image is an InputError, unless there is a set
     `skipped` to note it in; then it counts as an image without detections.
     """
-    kinds = ("bbox", "segm") if hasattr(model, "roi_heads") and model.roi_heads.has_mask() else ("bbox",)
+    kinds = ("bbox", "segm") if getattr(model, "has_masks", False) else ("bbox",)
     evaluator = CocoEvaluator(dataset.annotations.content, kinds, backend)
     ids = torch.tensor(dataset.annotations.category_ids)
     model.eval()

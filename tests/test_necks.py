@@ -1,12 +1,11 @@
 """Necks against torchvision's FPN and mmdetection's answers, on every kind of declared strides."""
 
 import re
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from helpers import oracle, oracle_weights, randomise, relative_error, thinned
+from helpers import maps, oracle, oracle_weights, randomise, relative_error, thinned
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
@@ -18,10 +17,6 @@ STRIDES = [(4, 8, 16, 32), (4, 8, 8, 8), (4, 8, 16, 16), (4, 16, 32), (8, 16, 32
 def declared(strides, first=2, channels=8):
     levels = {(4, 16, 32): (2, 4, 5), (8, 16, 32): (3, 4, 5), (16,): (5,)}.get(strides, range(first, first + len(strides)))
     return [FeatureSpec(f"c{i}", i, channels * i, s) for i, s in zip(levels, strides)]
-
-
-def maps(specs, height, width):
-    return OrderedDict((s.name, torch.randn(1, s.channels, -(-height // s.stride), -(-width // s.stride))) for s in specs)
 
 
 @pytest.mark.parametrize("strides", STRIDES)
