@@ -46,8 +46,9 @@ class Run:
 
     `optimizer` holds the arguments of a torch optimizer and its `type`; its `lr` is for `reference_batch_size` images a
     step and follows the real number linearly. `precision` is Accelerate's word. `eval_every` and `checkpoint_every`
-    count iterations (optimizer steps); None means once, at the end. `published` is what the field reports for such a
-    config: box_ap, mask_ap (None where there is no number) and source; it changes nothing in a run.
+    count iterations (optimizer steps); None means once, at the end. `val_loss` logs the losses of the validation images
+    at every evaluation. `published` is what the field reports for such a config: box_ap, mask_ap (None where there is no
+    number) and source; it changes nothing in a run.
     """
 
     model: dict
@@ -67,6 +68,7 @@ class Run:
     clip_grad_norm: float | None = None
     precision: str = "no"
     eval_every: int | None = None
+    val_loss: bool = False
     checkpoint_every: int | None = None
     log_every: int = 20
     seed: int = 0
