@@ -51,7 +51,8 @@ class DeclaredAnchorGenerator(AnchorGenerator):
     ):
         names = [spec.name for spec in feature_specs]
         if len(sizes) != len(names):
-            raise InputError(f"anchor_sizes has {len(sizes)} entries, but anchors sit on {len(names)} levels ({', '.join(names)})")
+            raise InputError(f"anchor_sizes has {len(sizes)} entries, but anchors sit on {len(names)} levels "
+                             f"({', '.join(names)})")  # fmt: skip
         if len({len(s) for s in sizes}) != 1 or not sizes[0]:
             raise InputError(f"one head serves all levels, so each needs as many anchor sizes, not {[len(s) for s in sizes]}")
         self.round_anchors = round_anchors

@@ -33,7 +33,8 @@ TORCHVISION_FORMS = {
     "maskrcnn_resnet50_fpn": dict(_RCNN, type="mask_rcnn"),
     "maskrcnn_resnet50_fpn_v2": dict(_RCNN_V2, type="mask_rcnn"),
     "retinanet_resnet50_fpn": dict(_RETINANET, neck=dict(type="fpn", extra_levels="p6p7_on_p5")),
-    "retinanet_resnet50_fpn_v2": dict(_RETINANET, neck=dict(type="fpn", extra_levels="p6p7_on_c5"), head_norm="group", box_loss="giou"),
+    "retinanet_resnet50_fpn_v2": dict(_RETINANET, neck=dict(type="fpn", extra_levels="p6p7_on_c5"), head_norm="group",
+                                      box_loss="giou"),
 }
 
 

@@ -168,7 +168,8 @@ class FasterRCNN(Detector):
         else:
             pool_size, box_dim = box_pool_size or 7, box_head_dim
             if box_head_convs:
-                box_head = FastRCNNConvFCHead((channels, pool_size, pool_size), list(box_head_convs), [box_dim], norm_layer(head_norm))
+                shape = (channels, pool_size, pool_size)
+                box_head = FastRCNNConvFCHead(shape, list(box_head_convs), [box_dim], norm_layer(head_norm))
             else:
                 box_head = TwoMLPHead(channels * pool_size**2, box_dim)
         self.roi_heads = RoIHeads(
@@ -200,7 +201,9 @@ class FasterRCNN(Detector):
             raise InputError(f"roi_stage={name!r} goes on from {before.name} with {before.channels} channels, "
                              f"but RoIs come from {pooled}; take neck 'none' and one level")  # fmt: skip
 
-    def head_losses(self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def head_losses(
+        self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         with acting(True, self.rpn, self.roi_heads):
             proposals, rpn_losses = self.rpn(images, features, targets)
             # without any proposal or object a mean over no RoI would be NaN: the whole image is then a sample
@@ -242,6 +245,7 @@ class MaskRCNN(FasterRCNN):
         if isinstance(heads.box_head, StageHead):
             heads.mask_head, width = heads.box_head.on_rois, heads.box_head.stage.spec.channels
         else:
-            heads.mask_head = MaskRCNNHeads(self.roi_specs[0].channels, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
-            width = mask_channels[-1] if mask_channels else self.roi_specs[0].channels
+            width = self.roi_specs[0].channels
+            heads.mask_head = MaskRCNNHeads(width, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
+            width = [width, *mask_channels][-1]
         heads.mask_predictor = Float32MaskPredictor(width, mask_dim, self.num_classes + 1)

@@ -6,7 +6,6 @@ stay float32. Labels inside the heads are those outside: there is no background 
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher
@@ -87,13 +86,15 @@ class RetinaNet(Detector):
     compute_loss = TorchvisionRetinaNet.compute_loss
     postprocess_detections = TorchvisionRetinaNet.postprocess_detections
 
-    def head_losses(self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def head_losses(
+        self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         maps = list(features.values())
         return self.compute_loss(targets, self.head(maps), self.anchor_generator(images, maps))
 
     def head_detections(self, features: dict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
         maps = list(features.values())
         counts = self.anchor_generator.per_level(maps)
-        outputs = {name: list(torch.split(output, counts, dim=1)) for name, output in self.head(maps).items()}
+        outputs = {name: list(output.split(counts, dim=1)) for name, output in self.head(maps).items()}
         anchors = [list(a.split(counts)) for a in self.anchor_generator(images, maps)]
         return self.postprocess_detections(outputs, anchors, images.image_sizes)

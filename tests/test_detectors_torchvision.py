@@ -15,7 +15,7 @@ from detbackbones.engine.checkpoint import fine_tune_from, read_start
 
 RCNN = [name for name in TORCHVISION_FORMS if "rcnn" in name]
 RETINANET = [name for name in TORCHVISION_FORMS if "retinanet" in name]
-SIDE = (128, 192)  # multiples of 64: torchvision's inferred strides are true
+SIDE = (128, 256)  # multiples of the deepest stride, 128 of P7: torchvision's inferred strides are true
 
 
 def pair(name, **arguments):
@@ -92,7 +92,8 @@ def test_retinanet_heads_on_the_same_features(name):
         theirs.transform.forward = lambda images_, targets_=None: (images, targets_)
         theirs.transform.postprocess = lambda found, *_: found
         same(ours.head_detections(named, images), theirs([torch.zeros(3, *SIDE)] * 2))
-        expected = theirs.compute_loss(inner, theirs.head(list(named.values())), theirs.anchor_generator(images, list(named.values())))
+        levels = list(named.values())
+        expected = theirs.compute_loss(inner, theirs.head(levels), theirs.anchor_generator(images, levels))
         losses = ours.head_losses(named, images, ours.inner_targets(given, images))
     assert losses.keys() == expected.keys() and all(torch.equal(losses[k], expected[k]) and losses[k] > 0 for k in expected)
 
@@ -164,7 +165,8 @@ def test_published_keys_load(name, tmp_path):
     if not name.endswith("_v2"):
         old = ((r"(inner_blocks|layer_blocks)\.(\d)\.0\.", r"\1.\2."), (r"rpn\.head\.conv\.0\.0\.", "rpn.head.conv."),
                (r"mask_head\.(\d)\.0\.", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}."),
-               (r"(classification_head|regression_head)\.conv\.(\d)\.0\.", lambda m: f"{m[1]}.conv.{2 * int(m[2])}."))  # fmt: skip
+               (r"(classification_head|regression_head)\.conv\.(\d)\.0\.",
+                lambda m: f"{m[1]}.conv.{2 * int(m[2])}."))  # fmt: skip
         for pattern, replacement in old:
             state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
     assert is_torchvision_state(state)

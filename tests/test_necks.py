@@ -34,7 +34,8 @@ def test_fpn_equals_torchvision(strides, extra, theirs_extra, norm):
         theirs.load_state_dict(randomise(ours).state_dict())
     else:
         randomise(ours)
-        theirs.load_state_dict({re.sub(r"extra_blocks\.p(\d)", lambda m: f"extra_blocks.p{int(m[1]) + 5 - specs[-1].level}", k): v
+        lift = 5 - specs[-1].level
+        theirs.load_state_dict({re.sub(r"extra_blocks\.p(\d)", lambda m: f"extra_blocks.p{int(m[1]) + lift}", k): v
                                 for k, v in ours.state_dict().items()})  # fmt: skip
     features = maps(specs, 90, 123)
     with torch.no_grad():
@@ -55,7 +56,8 @@ def test_maps_have_the_declared_geometry(strides, kind, extra, side):
         outputs = neck(maps(specs, *side))
     assert list(outputs) == [s.name for s in neck.feature_specs] == [f"p{s.level}" for s in neck.feature_specs]
     assert [s.level for s in neck.feature_specs][: len(specs)] == [s.level for s in specs]
-    assert [s.stride for s in neck.feature_specs] == [*strides, *[strides[-1] * 2, strides[-1] * 4][: len(neck.feature_specs) - len(specs)]]
+    above = len(neck.feature_specs) - len(specs)
+    assert [s.stride for s in neck.feature_specs] == [*strides, *[strides[-1] * 2, strides[-1] * 4][:above]]
     for spec in neck.feature_specs:
         assert outputs[spec.name].shape == (1, spec.channels, *(-(-n // spec.stride) for n in side))
 
@@ -70,7 +72,8 @@ def test_mmdetection_is_reproduced(oracles, name, cfg, first):
     specs = [s for s in (FeatureSpec(f"c{i}", i, 128 * 2 ** (i - 1), 2**i) for i in range(2, 6)) if s.level >= first]
     neck = build_neck(cfg, specs)
     count = len(specs)
-    ours = {"lateral_convs": "inner_blocks", "fpn_convs": "layer_blocks", "downsample_convs": "down_blocks", "pafpn_convs": "out_blocks"}
+    ours = {"lateral_convs": "inner_blocks", "fpn_convs": "layer_blocks",
+            "downsample_convs": "down_blocks", "pafpn_convs": "out_blocks"}  # fmt: skip
     state = {}
     for key, value in oracle_weights(facts["keys"]).items():
         part, index, _, last = key.split(".")
@@ -91,7 +94,8 @@ def test_mmdetection_is_reproduced(oracles, name, cfg, first):
 def test_average_halves_what_meets():
     """One level has nothing to meet; with two, the finer one sees half of each: linear in every input."""
     specs = declared((4, 8, 16, 32))[:2]
-    total, mean = (build_neck(dict(type="fpn", out_channels=8, extra_levels="none", fuse=fuse), specs) for fuse in ("sum", "average"))
+    cfg = dict(type="fpn", out_channels=8, extra_levels="none")
+    total, mean = (build_neck(dict(cfg, fuse=fuse), specs) for fuse in ("sum", "average"))
     mean.load_state_dict(total.state_dict())
     features = maps(specs, 32, 48)
     with torch.no_grad():
@@ -123,7 +127,7 @@ def test_none_hands_on_the_backbones_levels():
     (dict(type="fpn", norm="grup"), declared((4, 8)), "did you mean group"),
     (dict(type="pafpn", activation="rel"), declared((4, 8)), "did you mean relu"),
     (dict(type="fpn"), declared((4, 8))[::-1], r"fine to coarse, the backbone declares \[3, 2\]"),
-    (dict(type="pafpn"), [FeatureSpec("c2", 2, 8, 4), FeatureSpec("c3", 3, 8, 6)], r"whole strides, the backbone declares \[4, 6\]"),
+    (dict(type="pafpn"), [FeatureSpec("c2", 2, 8, 4), FeatureSpec("c3", 3, 8, 6)], r"whole strides, .* \[4, 6\]"),
     (dict(type="none", out_channels=3), declared((4, 8)), "no argument 'out_channels'"),
 ])  # fmt: skip
 def test_bad_neck(cfg, specs, message):

@@ -42,7 +42,8 @@ def test_it_is_logged(kind, tmp_path, monkeypatch):
     dataset = CocoDataset(annotations, training=True, masks=kind == "mask_rcnn", flip=0.0)
     with torch.no_grad():
         torch.manual_seed(0)
-        own = [sum(model.eval().losses([image], [target]).values()).item() for image, target in (dataset[i, 0] for i in range(len(dataset)))]
+        items = [dataset[i, 0] for i in range(len(dataset))]
+        own = [sum(model.eval().losses([image], [target]).values()).item() for image, target in items]
     assert entry["val_loss"] == pytest.approx(sum(own) / len(own), rel=1e-4)
 
 
