@@ -1,9 +1,7 @@
 """The field's 3x schedule: 270,000 steps of 16 images, about 37 epochs of COCO (detectron2, MODEL_ZOO.md)."""
 
+_base_ = ["1x.py"]
+
 max_iters = 270_000
-batch_size = 16
-reference_batch_size = 16
-optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4)
-schedule = dict(warmup_iters=1000, warmup_factor=0.001, steps=[210_000, 250_000], gamma=0.1)
+schedule = dict(steps=[210_000, 250_000])
 eval_every = 30_000
-checkpoint_every = 5_000
