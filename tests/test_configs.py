@@ -53,6 +53,7 @@ def test_the_published_numbers_are_the_fields():
     assert numbers["mask_rcnn_resnet50_fpn_3x_coco"] == (41.0, 37.2)
     assert numbers["mask_rcnn_resnet101_c4_3x_coco"] == (42.6, 36.7)
     assert numbers["faster_rcnn_resnet50_dc5_1x_coco"] == (37.3, None)
+    assert numbers["mask_rcnn_resnext101_64x4d_fpn_1x_coco"] == (42.8, 38.4)
     assert numbers["retinanet_resnet101_fpn_3x_coco"] == (40.4, None)
 
 
