@@ -373,7 +373,8 @@ def test_every_structure_builds(kind, name, backbone, suffix):
     (dict(type="retinanet", backbone="resnet18", anchor_sizes=[[3]] * 4 + [[1, 2]]), r"not \[1, 1, 1, 1, 2\]"),
     (dict(type="faster_rcnn", backbone="resnet18", roi_features=("p2", "p7")), "roi_features names 'p7', which the neck"),
     (dict(type="faster_rcnn", backbone="resnet18", roi_stage="c5"), "goes on from c4 with 256 channels, but RoIs come from p2"),
-    (dict(type="faster_rcnn", backbone=dict(type="resnet18", out_features=("c4",)), neck="none", roi_stage="c5"), "deepest stage, c4"),
+    (dict(type="faster_rcnn", backbone=dict(type="resnet18", out_features=("c4",)), neck="none", roi_stage="c5"),
+     "deepest stage, c4"),
     (dict(type="retinanet", backbone="resnet18", box_loss="gioo"), "did you mean giou"),
     (dict(type="mask_rcnn", backbone="resnet18", head_norm="bach"), "did you mean batch"),
 ])  # fmt: skip
