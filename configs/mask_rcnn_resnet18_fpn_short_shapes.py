@@ -1,8 +1,9 @@
 """The first run: a narrow Mask R-CNN from random weights on the embedded dataset, minutes on two CPU cores."""
 
-_base_ = ["_base_/models/mask_rcnn_resnet50_fpn.py"]
+_base_ = ["_base_/models/resnet50_fpn.py"]
 
 model = dict(
+    type="mask_rcnn",
     backbone=dict(type="resnet18", weights=None),
     neck=dict(out_channels=64),
     anchor_scale=4.0,

@@ -1,27 +1,33 @@
 """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) and Mask R-CNN (He et al. 2017, arXiv:1703.06870).
 
+Three forms, told apart by data: FPN (a pyramid; RoIs from the level that their size names), DC5 (neck "none" on one
+dilated C5), and C4 (neck "none" on C4; `roi_stage="c5"` applies the backbone's own stage 5 to every RoI, the system of
+the ResNet paper, arXiv:1512.03385, appendix A).
+
 The RPN and the RoI heads are torchvision's; what is ours is where they get geometry from (`anchors.py`, `pooler.py`)
 and that boxes stay float32. Words: proposals are the RPN's boxes, RoIs those sampled from them; logits and deltas are
-what a head predicts; a label is a class index 0 .. num_classes - 1 outside and 1 .. num_classes inside the RoI heads,
-where torchvision keeps 0 for the background.
+what a head predicts; a stage is the blocks that make one level of the backbone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from ..registry import BACKBONES, DETECTORS, InputError, accepted_arguments, build_backbone, build_neck, lookup
-from .anchors import DeclaredAnchorGenerator
+from ..features import FeatureSpec
+from ..necks.layers import norm_layer
+from ..registry import DETECTORS, InputError, build_neck, nearest
+from .anchors import DeclaredAnchorGenerator, default_sizes
+from .detector import Detector, shared_width
 from .pooler import DeclaredRoIPooler
 
-PASTE_CHUNK = 32  # masks pasted at once: bounds the float image-sized masks that are alive
+SINGLE_LEVELS = (2, 3, 4, 5, 6)  # the levels P2-P6, whose anchor sizes a single level carries
 
 
 class Float32RPNHead(RPNHead):
@@ -41,38 +47,68 @@ class Float32MaskPredictor(MaskRCNNPredictor):
         return super().forward(x).float()
 
 
-def resolve_backbone(cfg: str | Mapping) -> dict:
-    """The backbone config with `norm` and `freeze` written out, where not given, as a detector means them.
+class StageHead(nn.Module):
+    """Box head of the C4 form: the backbone's stage on every RoI, then the mean over space (detectron2 Res5ROIHeads).
 
-    With weights: norm frozen, stem and c2 fixed. Without: live batch norm, nothing fixed.
+    It owns the stage. The mask branch uses `on_rois` of the same object, so the state dict holds the stage once.
     """
-    cfg = {"type": cfg} if isinstance(cfg, str) else dict(cfg)
-    accepted = accepted_arguments(lookup(BACKBONES, cfg.get("type", "")))
-    started = cfg.get("weights") is not None
-    for name, value in (("norm", "frozen" if started else "batch"), ("freeze", 2 if started else 0)):
-        if accepted is None or name in accepted:
-            cfg[name] = value if cfg.get(name) is None else cfg[name]
-    return cfg
+
+    def __init__(self, stage: nn.Module):
+        super().__init__()
+        self.stage = stage
+
+    def on_rois(self, pooled: Tensor) -> Tensor:
+        """K x C4 channels x 14 x 14 -> K x C5 channels x 7 x 7, where the stage has stride 2."""
+        return self.stage(pooled)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.on_rois(pooled).mean(dim=(2, 3))
+
+
+@contextmanager
+def acting(training: bool, *modules: nn.Module) -> Iterator[None]:
+    """Let torchvision's RPN and RoIHeads sample and compute losses (True) or detect (False).
+
+    They choose by their own `training` flag. Only that flag changes, not their children's: norm layers keep their mode.
+    """
+    before = [module.training for module in modules]
+    for module in modules:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, before):
+            module.training = mode
 
 
 @DETECTORS.register_module(name="faster_rcnn")
-class FasterRCNN(nn.Module):
-    """Two-stage detector on a feature pyramid.
-
-    Call it with a list of RGB images, C x H x W, uint8 or float in [0, 1], of any sizes. In training mode it wants
-    targets and returns a dict of losses; in evaluation mode it returns for every image "boxes" (N x 4 float32 xyxy in
-    pixels of the given image), "scores" (N) and "labels" (N, 0 .. num_classes - 1), best first. Targets have "boxes"
-    and "labels" of the same form.
+class FasterRCNN(Detector):
+    """Two-stage detector. Call it as Detector says.
 
     Args:
         backbone, neck: configs (a name or a dict with `type`).
         num_classes: foreground classes.
         load_weights: False builds the backbone for its weights without reading them: a checkpoint follows.
-        anchor_scale, aspect_ratios, round_anchors: see DeclaredAnchorGenerator.
+        roi_stage: the backbone's deepest stage ("c5"), applied to every RoI (C4 form); None for heads of their own.
+        roi_features: names of the neck's levels that RoIs come from. None: all but those that the neck adds on top of
+            the backbone's deepest (P6), which are for the RPN alone (FPN paper, section 4.2).
+        anchor_sizes: pixels, a sequence for every level. None: `anchor_scale * 2**level`, and on a single level those
+            of the levels 2 to 6.
+        anchor_scale: the 8 of the FPN paper gives 32 px on P2 ... 512 px on P6.
+        aspect_ratios, round_anchors: see DeclaredAnchorGenerator.
+        rpn_conv_depth: 3x3 convolutions of the RPN head.
         rpn_*, box_*: as in torchvision's FasterRCNN; pairs are (training, evaluation).
-        box_head_dim: width of the two fully connected layers.
+        box_head_convs: widths of 3x3 convolutions before the fully connected layer; none: two fully connected layers.
+        box_head_dim: width of the fully connected layers.
+        box_pool_size: RoI cells a side; not given: 7, and 14 before a stage.
+        head_norm: norm of the heads' convolutions ("batch", "group", ...), None for none.
         roi_sampling_ratio, roi_aligned: see DeclaredRoIPooler.
+
+    Raises InputError where parts disagree: widths of the levels, anchor sizes and levels, RoI features and levels, the
+    stage and what it is given.
     """
+
+    first_label = 1
 
     def __init__(
         self,
@@ -81,9 +117,13 @@ class FasterRCNN(nn.Module):
         num_classes: int = 80,
         *,
         load_weights: bool = True,
+        roi_stage: str | None = None,
+        roi_features: Sequence[str] | None = None,
+        anchor_sizes: Sequence[Sequence[float]] | None = None,
         anchor_scale: float = 8.0,
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         round_anchors: bool = False,
+        rpn_conv_depth: int = 1,
         rpn_pre_nms_top_n: Sequence[int] = (2000, 1000),
         rpn_post_nms_top_n: Sequence[int] = (1000, 1000),
         rpn_nms_thresh: float = 0.7,
@@ -91,8 +131,9 @@ class FasterRCNN(nn.Module):
         rpn_bg_iou_thresh: float = 0.3,
         rpn_batch_size_per_image: int = 256,
         rpn_positive_fraction: float = 0.5,
+        box_head_convs: Sequence[int] = (),
         box_head_dim: int = 1024,
-        box_pool_size: int = 7,
+        box_pool_size: int | None = None,
         box_score_thresh: float = 0.05,
         box_nms_thresh: float = 0.5,
         box_detections_per_img: int = 100,
@@ -100,82 +141,95 @@ class FasterRCNN(nn.Module):
         box_bg_iou_thresh: float = 0.5,
         box_batch_size_per_image: int = 512,
         box_positive_fraction: float = 0.25,
+        head_norm: str | None = None,
         roi_sampling_ratio: int = 2,
         roi_aligned: bool = True,
     ):
-        super().__init__()
-        extra = {} if load_weights else {"load_weights": False}
-        self.backbone = build_backbone(resolve_backbone(backbone), **extra)
+        super().__init__(backbone, num_classes, load_weights)
+        stage = None if roi_stage is None else self._take_stage(roi_stage)
         self.neck = build_neck(neck, self.backbone.feature_specs)
         specs = self.neck.feature_specs
-        widths = {spec.channels for spec in specs}
-        if len(widths) > 1:
-            raise InputError(f"the heads share weights over levels, so the neck's levels need one width, not {sorted(widths)}")
-        channels = widths.pop()
+        channels = shared_width(specs, neck)
 
-        anchors = DeclaredAnchorGenerator(specs, anchor_scale, aspect_ratios, round_anchors)
+        sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS) if anchor_sizes is None else anchor_sizes
+        anchors = DeclaredAnchorGenerator(specs, sizes, aspect_ratios, round_anchors)
         self.rpn = RegionProposalNetwork(
-            anchors, Float32RPNHead(channels, anchors.num_anchors_per_location()[0]),
+            anchors, Float32RPNHead(channels, anchors.num_anchors_per_location()[0], rpn_conv_depth),
             rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image, rpn_positive_fraction,
             dict(zip(("training", "testing"), rpn_pre_nms_top_n)), dict(zip(("training", "testing"), rpn_post_nms_top_n)),
             rpn_nms_thresh,
         )  # fmt: skip
 
-        # RoIs come from the backbone's own levels; what the neck adds on top (P6) is for the RPN alone (FPN paper, 4.2)
-        deepest = max(spec.level for spec in self.backbone.feature_specs)
-        self.roi_specs = tuple(spec for spec in specs if spec.level <= deepest)
+        self.roi_specs = self._roi_specs(roi_features)
         self.roi_options = {"sampling_ratio": roi_sampling_ratio, "aligned": roi_aligned}
+        if stage is not None:
+            self._check_stage(roi_stage)
+            box_head, box_dim, pool_size = StageHead(stage), stage.spec.channels, box_pool_size or 14
+        else:
+            pool_size, box_dim = box_pool_size or 7, box_head_dim
+            if box_head_convs:
+                shape = (channels, pool_size, pool_size)
+                box_head = FastRCNNConvFCHead(shape, list(box_head_convs), [box_dim], norm_layer(head_norm))
+            else:
+                box_head = TwoMLPHead(channels * pool_size**2, box_dim)
         self.roi_heads = RoIHeads(
-            DeclaredRoIPooler(self.roi_specs, box_pool_size, **self.roi_options),
-            TwoMLPHead(channels * box_pool_size**2, box_head_dim), Float32BoxPredictor(box_head_dim, num_classes + 1),
+            DeclaredRoIPooler(self.roi_specs, pool_size, **self.roi_options),
+            box_head, Float32BoxPredictor(box_dim, num_classes + 1),
             box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction,
             None, box_score_thresh, box_nms_thresh, box_detections_per_img,
         )  # fmt: skip
 
-    def forward(
-        self,
-        images: Sequence[Tensor],
-        targets: Sequence[Mapping[str, Tensor]] | None = None,
-        output_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """`output_sizes` (height, width), one an image: map results to another size, such as the image's before resizing."""
-        if self.training and targets is None:
-            raise ValueError("training needs targets")
-        batch, sizes = self._batch(images)
-        features = self.neck(self.backbone(batch))
-        image_list = ImageList(batch, sizes)
-        inner = None
-        if targets is not None:
-            inner = [dict(target, boxes=target["boxes"].float(), labels=target["labels"] + 1) for target in targets]
-        proposals, rpn_losses = self.rpn(image_list, features, inner)
-        detections, roi_losses = self.roi_heads(features, proposals, sizes, inner)
-        if self.training:
-            return {**rpn_losses, **roi_losses}
-        return [_finish(d, size, out) for d, size, out in zip(detections, sizes, output_sizes or sizes)]
+    def _take_stage(self, name: str) -> nn.Module:
+        if not hasattr(self.backbone, "split_stage"):
+            raise InputError(f"roi_stage={name!r}: backbone {type(self.backbone).__name__} cannot hand over a stage")
+        return self.backbone.split_stage(name)
 
-    def _batch(self, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Normalise each image, pad with zeros at the right and the bottom to the largest, rounded up to size_divisor."""
-        for image in images:
-            if image.dim() != 3:
-                raise ValueError(f"an image is C x H x W, got a tensor of shape {tuple(image.shape)}")
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        divisor = self.backbone.size_divisor
-        height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes))
-        batch = torch.stack([F.pad(self.backbone.preprocess(image), (0, width - w, 0, height - h))
-                             for image, (h, w) in zip(images, sizes)])  # fmt: skip
-        return batch.contiguous(memory_format=torch.channels_last), sizes
+    def _roi_specs(self, names: Sequence[str] | None) -> tuple[FeatureSpec, ...]:
+        specs = {spec.name: spec for spec in self.neck.feature_specs}
+        if names is None:
+            deepest = max(spec.level for spec in self.backbone.feature_specs)
+            return tuple(spec for spec in specs.values() if spec.level <= deepest)
+        for name in names:
+            if name not in specs:
+                raise InputError(f"roi_features names {name!r}, which the neck does not hand on; {nearest(name, specs)}")
+        return tuple(spec for spec in specs.values() if spec.name in names)
+
+    def _check_stage(self, name: str) -> None:
+        before, given = self.backbone.feature_specs[-1], self.roi_specs
+        if given != (before,):
+            pooled = ", ".join(f"{spec.name} with {spec.channels} channels" for spec in given)
+            raise InputError(f"roi_stage={name!r} goes on from {before.name} with {before.channels} channels, "
+                             f"but RoIs come from {pooled}; take neck 'none' and one level")  # fmt: skip
+
+    def head_losses(
+        self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        with acting(True, self.rpn, self.roi_heads):
+            proposals, rpn_losses = self.rpn(images, features, targets)
+            # without any proposal or object a mean over no RoI would be NaN: the whole image is then a sample
+            proposals = [p if len(p) else p.new_tensor([[0, 0, w, h]]) for p, (h, w) in zip(proposals, images.image_sizes)]
+            _, roi_losses = self.roi_heads(features, proposals, images.image_sizes, targets)
+        return {**rpn_losses, **roi_losses}
+
+    def head_detections(self, features: dict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
+        with acting(False, self.rpn, self.roi_heads):
+            proposals, _ = self.rpn(images, features)
+            detections, _ = self.roi_heads(features, proposals, images.image_sizes)
+        return detections
 
 
 @DETECTORS.register_module(name="mask_rcnn")
 class MaskRCNN(FasterRCNN):
-    """Faster R-CNN with a mask for every box: targets and detections have "masks" too, N x H x W bool.
+    """Faster R-CNN with a mask for every box.
 
     Args:
-        mask_pool_size: RoI cells a side; the predicted mask has twice as many.
-        mask_channels: widths of the 3x3 convolutions.
+        mask_pool_size: RoI cells a side; the predicted mask has twice as many. In C4 form the stage halves them before.
+        mask_channels: widths of the 3x3 convolutions; none in C4 form, where the stage takes their place.
         mask_dim: width of the transposed convolution.
         Others as FasterRCNN.
     """
+
+    has_masks = True
 
     def __init__(
         self,
@@ -186,20 +240,12 @@ class MaskRCNN(FasterRCNN):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        num_classes = self.roi_heads.box_predictor.cls_score.out_features
-        self.roi_heads.mask_roi_pool = DeclaredRoIPooler(self.roi_specs, mask_pool_size, **self.roi_options)
-        self.roi_heads.mask_head = MaskRCNNHeads(self.roi_specs[0].channels, list(mask_channels), 1)
-        self.roi_heads.mask_predictor = Float32MaskPredictor(mask_channels[-1], mask_dim, num_classes)
-
-
-def _finish(detections: dict[str, Tensor], size: tuple[int, int], out: tuple[int, int]) -> dict[str, Tensor]:
-    """From the padded batch to the image asked for: labels from 0, boxes scaled, masks pasted and thresholded at 0.5."""
-    boxes = detections["boxes"]
-    if tuple(out) != tuple(size):
-        boxes = boxes * boxes.new_tensor([out[1] / size[1], out[0] / size[0]] * 2)
-    result = {"boxes": boxes, "scores": detections["scores"], "labels": detections["labels"] - 1}
-    if "masks" in detections:
-        pasted = [paste_masks_in_image(m, b, out)[:, 0] >= 0.5
-                  for m, b in zip(detections["masks"].split(PASTE_CHUNK), boxes.split(PASTE_CHUNK)) if len(b)]  # fmt: skip
-        result["masks"] = torch.cat(pasted) if pasted else boxes.new_zeros((0, *out), dtype=torch.bool)
-    return result
+        heads = self.roi_heads
+        heads.mask_roi_pool = DeclaredRoIPooler(self.roi_specs, mask_pool_size, **self.roi_options)
+        if isinstance(heads.box_head, StageHead):
+            heads.mask_head, width = heads.box_head.on_rois, heads.box_head.stage.spec.channels
+        else:
+            width = self.roi_specs[0].channels
+            heads.mask_head = MaskRCNNHeads(width, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
+            width = [width, *mask_channels][-1]
+        heads.mask_predictor = Float32MaskPredictor(width, mask_dim, self.num_classes + 1)

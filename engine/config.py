@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..detectors.rcnn import resolve_backbone
+from ..detectors.detector import resolve_backbone
 from ..registry import BACKBONES, DETECTORS, NECKS, InputError, check_arguments, lookup, nearest
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
@@ -46,7 +46,9 @@ class Run:
 
     `optimizer` holds the arguments of a torch optimizer and its `type`; its `lr` is for `reference_batch_size` images a
     step and follows the real number linearly. `precision` is Accelerate's word. `eval_every` and `checkpoint_every`
-    count iterations (optimizer steps); None means once, at the end.
+    count iterations (optimizer steps); None means once, at the end. `val_loss` logs the losses of the validation images
+    at every evaluation. `published` is what the field reports for such a config: box_ap, mask_ap (None where there is no
+    number) and source; it changes nothing in a run.
     """
 
     model: dict
@@ -66,6 +68,7 @@ class Run:
     clip_grad_norm: float | None = None
     precision: str = "no"
     eval_every: int | None = None
+    val_loss: bool = False
     checkpoint_every: int | None = None
     log_every: int = 20
     seed: int = 0
@@ -78,6 +81,7 @@ class Run:
     init_from: str | None = None
     eval_only: bool = False
     checkpoint: str | None = None
+    published: dict | None = None
 
 
 CHOICES = {"precision": ("no", "bf16", "fp16"), "eval_backend": ("faster_coco_eval", "pycocotools")}
@@ -118,7 +122,10 @@ def parse_words(arguments: Sequence[str]) -> dict:
 
 def parse_overrides(arguments: Sequence[str]) -> dict:
     """`key=value` words to a dict; short keys become the dotted keys they stand for."""
-    return {SHORT_KEYS.get(key, key): value for key, value in parse_words(arguments).items()}
+    overrides = {SHORT_KEYS.get(key, key): value for key, value in parse_words(arguments).items()}
+    if overrides.get("model.neck.type", "") is None:  # a neck has that name
+        overrides["model.neck.type"] = "none"
+    return overrides
 
 
 def load_config(source: str | Path | Mapping, overrides: Mapping) -> Config:

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..datasets.annotations import Annotations, neighbours, read_annotations
 from ..datasets.coco import CocoDataset
 from ..datasets.shapes import ensure_shapes
-from ..registry import InputError
+from ..registry import DETECTORS, InputError, lookup
 from .config import Run, Split
 
 EMBEDDED = "embedded:shapes"
@@ -32,7 +32,8 @@ def open_split(root: Path | None, run: Run, split: Split) -> Annotations:
 
 
 def has_masks(run: Run) -> bool:
-    return run.model["type"].startswith("mask")
+    """Whether the run's detector trains on masks."""
+    return getattr(lookup(DETECTORS, run.model["type"]), "has_masks", False)
 
 
 def open_training(run: Run, root: Path | None) -> CocoDataset:

@@ -21,7 +21,7 @@ from ..evaluation.coco import CocoEvaluator
 from ..registry import InputError
 from .checkpoint import save_checkpoint
 from .config import OPTIMIZERS, Run, Schedule, lasting
-from .evaluate import evaluate
+from .evaluate import evaluate, validation_losses
 
 
 def progress_bars(console: Console) -> Progress:
@@ -116,7 +116,7 @@ class Trainer:
                 last = self.iteration == run.max_iters
                 if last or (run.eval_every and self.iteration % run.eval_every == 0):
                     scores = self._evaluate(progress)
-                    self._log(log, {"iteration": self.iteration, **scores[0]})
+                    self._log(log, {"iteration": self.iteration, **scores[0], **self._validation_losses()})
                     self._keep_best(scores[0])
                 if last or (run.checkpoint_every and self.iteration % run.checkpoint_every == 0):
                     self._save("last.pt")
@@ -183,6 +183,16 @@ class Trainer:
                           lambda: progress.advance(bar), self.skipped if self.run.skip_unreadable else None)  # fmt: skip
         progress.update(bar, visible=False)
         return scores
+
+    def _validation_losses(self) -> dict[str, float]:
+        run = self.run
+        if not run.val_loss:
+            return {}
+        model = self.accelerator.unwrap_model(self.model)
+        sides, long_side = self.validation.short_sides, self.validation.long_side
+        dataset = CocoDataset(self.validation.annotations, training=True, short_side=sides[0], long_side=long_side,
+                              masks=getattr(model, "has_masks", False), flip=0.0)  # fmt: skip
+        return validation_losses(model, evaluation_loader(dataset, run.workers), self.accelerator.device)
 
     def _keep_best(self, metrics: dict[str, dict[str, float]]) -> None:
         score = metrics.get("segm", metrics["bbox"])["AP"]

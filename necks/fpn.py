@@ -1,4 +1,8 @@
-"""Feature Pyramid Network, Lin et al. 2017 (arXiv:1612.03144), on any list of declared levels."""
+"""Feature Pyramid Network, Lin et al. 2017 (arXiv:1612.03144), on any list of declared levels.
+
+Words: lateral = the 1x1 convolution of an input level, top-down = the sum of laterals from the deepest to the finest,
+output = the 3x3 convolution of such a sum. State-dict keys are torchvision's.
+"""
 
 from collections.abc import Sequence
 
@@ -6,57 +10,74 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..features import FeatureSpec
-from ..registry import NECKS
+from ..registry import NECKS, InputError, nearest
+from .extra import ExtraLevels
+from .layers import conv
 
-
-def conv(cin: int, cout: int, kernel: int) -> nn.Sequential:
-    """A convolution under torchvision's key (`inner_blocks.0.0.weight`), initialised as in its FPN."""
-    layer = nn.Conv2d(cin, cout, kernel, padding=kernel // 2)
-    nn.init.kaiming_uniform_(layer.weight, a=1)
-    nn.init.zeros_(layer.bias)
-    return nn.Sequential(layer)
+FUSE = {"sum": 1.0, "average": 0.5}
 
 
 @NECKS.register_module(name="fpn")
 class FPN(nn.Module):
-    """Lateral 1x1, nearest top-down sum, 3x3 output; then one more level by subsampling the deepest (max-pool 1x1).
+    """Lateral 1x1, nearest top-down merge, 3x3 output; then the extra levels.
 
     The top-down step resizes to the finer map's own size, so repeated strides (4, 8, 8, 8), skipped strides
-    (4, 16, 32) and sides that are no multiple of anything all work.
+    (4, 16, 32) and sides that are no multiple of anything all work. Its input levels are the backbone's
+    `out_features`.
 
     Args:
         feature_specs: what comes in, shallow to deep.
         out_channels: width of every output level.
-        extra_level: append the max-pooled level (P6 on P5), one level up at twice the stride.
+        extra_levels: "pool" (P6), "p6p7_on_c5", "p6p7_on_p5" or "none"; see ExtraLevels.
+        extra_relu: see ExtraLevels.
+        norm, activation: after every lateral and output convolution; None for neither (the paper).
+        fuse: "sum", or "average" of the two maps that meet.
+
+    Raises InputError for an unknown word, or for levels that do not go from fine to coarse.
 
     `forward` takes the backbone's dict and returns {"p2": N x out_channels x H x W, ...} in the order of
     `feature_specs`.
     """
 
-    def __init__(self, feature_specs: Sequence[FeatureSpec], out_channels: int = 256, extra_level: bool = True):
+    def __init__(
+        self,
+        feature_specs: Sequence[FeatureSpec],
+        out_channels: int = 256,
+        extra_levels: str = "pool",
+        extra_relu: bool = True,
+        norm: str | None = None,
+        activation: str | None = None,
+        fuse: str = "sum",
+    ):
         super().__init__()
+        levels = [spec.level for spec in feature_specs]
+        if not levels or levels != sorted(set(levels)):
+            raise InputError(f"a pyramid wants different levels from fine to coarse, the backbone declares {levels}")
+        if fuse not in FUSE:
+            raise InputError(f"unknown fuse {fuse!r}; {nearest(str(fuse), FUSE)}")
         self.in_names = [spec.name for spec in feature_specs]
-        self.inner_blocks = nn.ModuleList(conv(spec.channels, out_channels, 1) for spec in feature_specs)
-        self.layer_blocks = nn.ModuleList(conv(out_channels, out_channels, 3) for _ in feature_specs)
+        self.weight = FUSE[fuse]
+        style = {"norm": norm, "activation": activation}
+        self.inner_blocks = nn.ModuleList(conv(spec.channels, out_channels, 1, **style) for spec in feature_specs)
+        self.layer_blocks = nn.ModuleList(conv(out_channels, out_channels, 3, **style) for _ in feature_specs)
         specs = [FeatureSpec(f"p{spec.level}", spec.level, out_channels, spec.stride) for spec in feature_specs]
-        self.extra_name = None
-        if extra_level:
-            level = specs[-1].level + 1
-            self.extra_name = f"p{level}"
-            specs.append(FeatureSpec(self.extra_name, level, out_channels, specs[-1].stride * 2))
-        self.feature_specs = tuple(specs)
+        self.extra_blocks = ExtraLevels(extra_levels, feature_specs[-1], specs[-1], extra_relu)
+        self.feature_specs = (*specs, *self.extra_blocks.specs)
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def pyramid(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """The outputs on the backbone's own levels, fine to coarse."""
         top, outputs = None, []
         for name, inner, layer in reversed(list(zip(self.in_names, self.inner_blocks, self.layer_blocks))):
             lateral = inner(features[name])
-            if top is None:
-                top = lateral
-            elif top.shape[-2:] == lateral.shape[-2:]:
-                top = lateral + top
-            else:
-                top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
-            outputs.insert(0, layer(top))
-        if self.extra_name:
-            outputs.append(F.max_pool2d(outputs[-1], 1, stride=2))
+            if top is not None:
+                if top.shape[-2:] != lateral.shape[-2:]:
+                    top = F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
+                lateral = lateral + top if self.weight == 1 else (lateral + top) * self.weight
+            top = lateral
+            outputs.append(layer(top))
+        return outputs[::-1]
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs = self.pyramid(features)
+        outputs += self.extra_blocks(features[self.in_names[-1]], outputs[-1])
         return {spec.name: output for spec, output in zip(self.feature_specs, outputs)}

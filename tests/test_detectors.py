@@ -1,53 +1,46 @@
-from collections import OrderedDict
+"""Geometry, forms and hard inputs of the detectors. Equality with torchvision and detectron2 has files of its own."""
+
+import copy
 
 import pytest
 import torch
-import torchvision
-from helpers import randomise, relative_error
+from helpers import maps, objects, pyramid, randomise, relative_error
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from detbackbones import FeatureSpec, InputError, build_backbone, build_detector, build_neck, list_backbones
-from detbackbones.detectors.anchors import DeclaredAnchorGenerator
+from detbackbones import InputError, build_backbone, build_detector, list_backbones
+from detbackbones.detectors.anchors import DeclaredAnchorGenerator, default_sizes
+from detbackbones.detectors.detector import resolve_backbone
 from detbackbones.detectors.pooler import DeclaredRoIPooler
-from detbackbones.detectors.rcnn import resolve_backbone
 
-NARROW = dict(neck=dict(type="fpn", out_channels=32), num_classes=3, box_head_dim=32, rpn_pre_nms_top_n=(200, 100),
-              rpn_post_nms_top_n=(50, 30), box_batch_size_per_image=16)  # fmt: skip
-MASKS = dict(mask_channels=(16, 16), mask_dim=16)
-
-
-def pyramid(strides, levels=None, channels=8):
-    levels = levels or range(2, 2 + len(strides))
-    return [FeatureSpec(f"p{level}", level, channels, stride) for level, stride in zip(levels, strides)]
-
-
-def maps(specs, height, width):
-    return OrderedDict((s.name, torch.randn(1, s.channels, -(-height // s.stride), -(-width // s.stride))) for s in specs)
+COUNTS = dict(rpn_pre_nms_top_n=(200, 100), rpn_post_nms_top_n=(50, 30), box_batch_size_per_image=16)
+HEADS = {"faster_rcnn": dict(box_head_dim=32, **COUNTS), "retinanet": {},
+         "mask_rcnn": dict(box_head_dim=32, mask_channels=(16, 16), mask_dim=16, **COUNTS)}  # fmt: skip
+NARROW = dict(type="fpn", out_channels=32)
+FORMS = {
+    "fpn": dict(neck=NARROW),
+    "pafpn": dict(neck=dict(NARROW, type="pafpn")),
+    "dc5": dict(neck="none", out_features=("c5",)),
+    "c4": dict(neck="none", out_features=("c4", "c5"), roi_stage="c5"),
+    "projected": dict(neck=dict(NARROW, extra_levels="none"), out_features=("c5",)),
+}
 
 
-def objects(count, height, width, masks=True):
-    corner = torch.rand(count, 2) * torch.tensor([width, height]) * 0.6
-    boxes = torch.cat([corner, corner + 4 + torch.rand(count, 2) * torch.tensor([width, height]) * 0.3], 1)
-    target = {"boxes": boxes, "labels": torch.randint(0, 3, (count,))}
-    if masks:
-        target["masks"] = torch.rand(count, height, width) > 0.5
-    return target
+def form(kind, backbone, name, **arguments):
+    """The config of a narrow detector of that form."""
+    options = dict(FORMS[name])
+    backbone = dict(type=backbone, **({"out_features": options.pop("out_features")} if "out_features" in options else {}))
+    return dict(type=kind, backbone=backbone, **{"num_classes": 3, **HEADS[kind], **options, **arguments})
 
 
-@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (4, 8, 8, 8), (4, 8, 16, 16), (4, 16, 32)])
-def test_fpn_equals_torchvision_on_any_strides(strides):
-    specs = [FeatureSpec(f"c{i}", i, 8 * i, s) for i, s in enumerate(strides, start=2)]
-    ours = build_neck(dict(type="fpn", out_channels=16), specs)
-    theirs = FeaturePyramidNetwork([s.channels for s in specs], 16, torchvision.ops.feature_pyramid_network.LastLevelMaxPool())
-    theirs.load_state_dict(ours.state_dict())
-    features = maps(specs, 90, 123)
-    with torch.no_grad():
-        for a, b in zip(ours(features).values(), theirs(features).values()):
-            assert relative_error(a, b) <= 1e-6
-    for spec, feature in zip(ours.feature_specs, ours(maps(specs, 128, 192)).values()):
-        assert feature.shape == (1, spec.channels, 128 // spec.stride, 192 // spec.stride)
+KINDS_AND_FORMS = [(kind, name) for kind in HEADS for name in FORMS
+                   if name not in (("dc5", "c4") if kind == "retinanet" else ("projected",))]  # fmt: skip
+
+
+def generator(specs, round_anchors=False):
+    return DeclaredAnchorGenerator(specs, default_sizes(specs, 8.0, (2, 3, 4, 5, 6)), round_anchors=round_anchors)
 
 
 def test_anchors_equal_torchvision_where_it_is_right():
@@ -56,119 +49,260 @@ def test_anchors_equal_torchvision_where_it_is_right():
     features = list(maps(specs, 256, 320).values())
     images = ImageList(torch.zeros(2, 3, 256, 320), [(256, 320), (200, 300)])
     theirs = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
-    ours = DeclaredAnchorGenerator(specs, round_anchors=True)
-    for a, b in zip(ours(images, features), theirs(images, features)):
+    for a, b in zip(generator(specs, round_anchors=True)(images, features), theirs(images, features)):
         assert torch.equal(a, b)
 
 
-def test_anchors_step_by_the_declared_stride_in_float32():
-    specs = pyramid((4, 8, 16, 32, 64))
-    features = [f.bfloat16() for f in maps(specs, 800, 1344).values()]
-    anchors = DeclaredAnchorGenerator(specs)(ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1333)]), features)[0]
+@pytest.mark.parametrize("strides,levels", [((4, 8, 16, 32, 64), (2, 3, 4, 5, 6)), ((4, 8, 8, 8, 16), (2, 3, 4, 5, 6)),
+                                            ((4, 8, 16, 16), (2, 3, 4, 5)), ((4, 16, 32), (2, 4, 5)),
+                                            ((8, 16, 32), (3, 4, 5)), ((16,), (5,))])  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_anchors_step_by_the_declared_stride_in_float32(strides, levels, dtype):
+    specs = pyramid(strides, levels)
+    features = [f.to(dtype) for f in maps(specs, 800, 1344).values()]
+    images = ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1333)])
+    with torch.autocast("cpu", dtype):
+        anchors = generator(specs)(images, features)[0]
     assert anchors.dtype == torch.float32
+    assert torch.equal(anchors, generator(specs)(images, [f.float() for f in features])[0])
     start = 0
     for spec, feature in zip(specs, features):
         h, w = feature.shape[-2:]
-        own = anchors[start : start + h * w * 3].view(h, w, 3, 4)
+        sizes = [8.0 * 2**spec.level] if len(specs) > 1 else [32.0, 64, 128, 256, 512]
+        count = 3 * len(sizes)
+        own = anchors[start : start + h * w * count].view(h, w, count, 4)
         centres = (own[..., :2] + own[..., 2:]) / 2
         for axis, steps in ((0, torch.arange(w)[None, :, None]), (1, torch.arange(h)[:, None, None])):
-            expected = (steps * spec.stride).float().expand(h, w, 3)
+            expected = (steps * spec.stride).float().expand(h, w, count)
             torch.testing.assert_close(centres[..., axis], expected, rtol=0, atol=1e-3)
         sides = own[..., 2:] - own[..., :2]
-        torch.testing.assert_close(sides.prod(-1).sqrt(), torch.full((h, w, 3), 8.0 * 2**spec.level))
-        start += h * w * 3
+        torch.testing.assert_close(sides.prod(-1).sqrt(), torch.tensor(sizes * 3).expand(h, w, count))
+        start += h * w * count
     assert start == len(anchors)
 
 
 @pytest.mark.parametrize("strides,levels", [((4, 8, 16, 32), (2, 3, 4, 5)), ((4, 8, 8, 8), (2, 3, 4, 5)),
                                             ((4, 8, 16, 16), (2, 3, 4, 5)), ((4, 16, 32), (2, 4, 5)),
-                                            ((8, 16, 32), (3, 4, 5))])  # fmt: skip
-def test_each_roi_is_pooled_from_the_level_that_the_rule_names(strides, levels):
+                                            ((8, 16, 32), (3, 4, 5)), ((16,), (5,))])  # fmt: skip
+@pytest.mark.parametrize("aligned,sampling_ratio", [(True, 2), (False, 2), (True, 0)])
+def test_each_roi_is_pooled_from_the_level_that_the_rule_names(strides, levels, aligned, sampling_ratio):
     specs = pyramid(strides, levels)
     features = maps(specs, 900, 900)
     sizes = torch.tensor([10.0, 60, 111, 113, 223, 225, 447, 449, 800])
     boxes = torch.stack([sizes * 0 + 20, sizes * 0 + 30, sizes + 20, sizes + 30], 1)
     expected_level = torch.floor(4 + torch.log2(sizes.double() / 224) + 1e-6).clamp(levels[0], levels[-1]).int().tolist()
-    pooled = DeclaredRoIPooler(specs, 7, 2, aligned=True)(features, [boxes], [(900, 900)])
+    pooled = DeclaredRoIPooler(specs, 7, sampling_ratio, aligned)(features, [boxes], [(900, 900)])
     for box, level, result in zip(boxes, expected_level, pooled):
         spec = [s for s in specs if s.level <= level][-1]  # an absent level goes to the next finer one
         rois = torch.cat([torch.zeros(1), box])[None]
-        direct = roi_align(features[spec.name], rois, 7, 1 / spec.stride, 2, aligned=True)
+        direct = roi_align(features[spec.name], rois, 7, 1 / spec.stride, sampling_ratio, aligned)
         torch.testing.assert_close(result[None], direct)
         assert result.abs().max() > 0
 
 
 def test_pooler_equals_torchvision_on_the_standard_pyramid():
     specs = pyramid((4, 8, 16, 32))
-    features = maps(specs, 512, 640)
-    boxes = [objects(30, 512, 640, masks=False)["boxes"] for _ in range(1)]
+    features = maps(specs, 512, 640, images=2)
+    boxes = [objects(30, 512, 640)["boxes"] for _ in range(2)]
     theirs = MultiScaleRoIAlign([s.name for s in specs], 7, 2)
     ours = DeclaredRoIPooler(specs, 7, 2, aligned=False)
-    torch.testing.assert_close(ours(features, boxes, [(512, 640)]), theirs(features, boxes, [(512, 640)]))
-    assert ours(features, [boxes[0][:0]], [(512, 640)]).shape == (0, 8, 7, 7)
+    torch.testing.assert_close(ours(features, boxes, [(512, 640)] * 2), theirs(features, boxes, [(512, 640)] * 2))
+    assert ours(features, [boxes[0][:0]] * 2, [(512, 640)] * 2).shape == (0, 8, 7, 7)
 
 
-def test_losses_equal_torchvision():
-    """torchvision's own Mask R-CNN with its random weights, and ours with the same ones: the same losses, same sampling."""
-    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=4, min_size=256, max_size=256, image_mean=[0, 0, 0], image_std=[1, 1, 1],
-        rpn_post_nms_top_n_train=1000, rpn_pre_nms_top_n_train=2000)  # fmt: skip
-    ours = build_detector(dict(type="mask_rcnn", backbone="resnet50", num_classes=3, round_anchors=True, roi_aligned=False))
-    randomise(theirs.backbone.body)
-    names = {"backbone.body.": "backbone.", "backbone.fpn.": "neck."}
-    state = {}
-    for key, value in theirs.state_dict().items():
-        prefix = next((p for p in names if key.startswith(p)), "")
-        state[names.get(prefix, "") + key.removeprefix(prefix)] = value
-    ours.load_state_dict(state)
-    ours.backbone.preprocess.mean.zero_()
-    ours.backbone.preprocess.std.fill_(1)
-    images = [torch.rand(3, 256, 256) for _ in range(2)]
-    targets = [objects(4, 256, 256) for _ in images]
-    theirs.train(), ours.train()
-    for m in (theirs, ours):  # batch statistics of two images would amplify float noise
-        for module in m.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eval()
-    with torch.no_grad():
-        torch.manual_seed(3)
-        inner = [dict(t, labels=t["labels"] + 1, masks=t["masks"].to(torch.uint8)) for t in targets]
-        expected = theirs(images, inner)
-        torch.manual_seed(3)
-        torch.empty(1).uniform_(), torch.empty(1).uniform_()  # torchvision's transform draws a size for each image
-        losses = ours(images, targets)
-    assert losses.keys() == expected.keys()
-    for key in losses:
-        assert abs(losses[key] - expected[key]) <= (1e-5 if "objectness" in key or "rpn" in key else 1e-3) * expected[key].abs()
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet18_dilated", "resnet50_dc5", "resnext50_32x4d_dilated"])
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
-def test_trains_and_detects(kind, backbone):
-    masks = kind == "mask_rcnn"
-    detector = build_detector(dict(type=kind, backbone=backbone, **NARROW, **(MASKS if masks else {})))
+@pytest.mark.parametrize("kind,name", KINDS_AND_FORMS)
+@pytest.mark.parametrize("backbone", ["resnet18"])
+def test_trains_and_detects(kind, name, backbone):
+    detector = build_detector(form(kind, backbone, name))
     images = [torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8), torch.rand(3, 64, 50)]
-    targets = [objects(3, 70, 90, masks), objects(0, 64, 50, masks)]
+    targets = [objects(3, 70, 90), objects(0, 64, 50)]
     losses = detector.train()(images, targets)
-    assert all(torch.isfinite(v) for v in losses.values()) and ("loss_mask" in losses) == masks
+    assert all(torch.isfinite(v) for v in losses.values()) and ("loss_mask" in losses) == (kind == "mask_rcnn")
     sum(losses.values()).backward()
-    assert detector.backbone.conv1.weight.grad.abs().sum() > 0
+    unused = [n for n, p in detector.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not unused and detector.backbone.conv1.weight.grad.abs().sum() > 0
+    detector.eval()
+    if kind == "retinanet":
+        detector.score_thresh = 0.0
     with torch.no_grad():
-        results = detector.eval()(images, output_sizes=[(140, 180), (64, 50)])
+        results = detector(images, output_sizes=[(140, 180), (64, 50)])
     for result, (h, w) in zip(results, [(140, 180), (64, 50)]):
-        assert result["boxes"].dtype == torch.float32
-        assert (result["boxes"] <= torch.tensor([w, h, w, h]) + 1e-3).all() and (result["labels"] < 3).all()
-        if masks:
+        assert len(result["boxes"]) and result["boxes"].dtype == result["scores"].dtype == torch.float32
+        assert (result["boxes"] <= torch.tensor([w, h, w, h]) + 1e-3).all() and result["labels"].max() < 3
+        assert (result["scores"].diff() <= 0).all()
+        if kind == "mask_rcnn":
             assert result["masks"].shape == (len(result["boxes"]), h, w) and result["masks"].dtype == torch.bool
 
 
-def test_boxes_are_float32_under_bfloat16_autocast():
-    detector = build_detector(dict(type="mask_rcnn", backbone="resnet18", **NARROW, **MASKS)).eval()
-    seen = {}
-    detector.rpn.register_forward_hook(lambda _, __, out: seen.update(proposals=out[0]))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        result = detector([torch.rand(3, 64, 64)])[0]
-    assert seen["proposals"][0].dtype == result["boxes"].dtype == result["scores"].dtype == torch.float32
+@pytest.mark.parametrize("kind,name", [("mask_rcnn", "fpn"), ("mask_rcnn", "c4"), ("retinanet", "fpn")])
+def test_losses_in_evaluation_mode_and_detections_in_training_mode(kind, name):
+    """Without dropout or live statistics both modes say the same; the modes themselves and live statistics stay put."""
+    detector = randomise(build_detector(form(kind, "resnet18", name)))
+    detector.backbone.requires_grad_(False)
+    images, targets = [torch.rand(3, 64, 96)], [objects(3, 64, 96)]
+    outcomes = []
+    for training in (False, True):
+        detector.train(training)
+        if training:
+            for module in detector.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
+        modes = [m.training for m in detector.modules()]
+        torch.manual_seed(1)
+        losses, found = detector.losses(images, targets), detector.detect(images)
+        assert [m.training for m in detector.modules()] == modes
+        outcomes.append((losses, found))
+    (a, found_a), (b, found_b) = outcomes
+    assert a.keys() == b.keys() and all(torch.isfinite(v) and v > 0 for v in a.values())
+    if kind == "retinanet":  # nothing is sampled
+        for key in a:
+            torch.testing.assert_close(a[key], b[key])
+    torch.testing.assert_close(found_a[0]["boxes"], found_b[0]["boxes"])
+    before = copy.deepcopy(detector.eval().state_dict())
+    detector.losses(images, targets)
+    assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items())  # a validation loss changes nothing
+    with pytest.raises(ValueError, match="training needs targets"):
+        detector.train()(images)
+
+
+HARD = {"black": (3, 64, 64), "1x1": (3, 1, 1), "tall": (3, 5000, 40), "wide": (3, 40, 5000)}
+
+
+@pytest.mark.parametrize("shape", HARD.values(), ids=HARD)
+@pytest.mark.parametrize("kind,name", [("mask_rcnn", "fpn"), ("mask_rcnn", "dc5"), ("mask_rcnn", "c4"), ("retinanet", "fpn")])
+def test_hard_inputs(kind, name, shape):
+    """Black, 1x1, 5000x40: with one object as large as the image and with none, classes that never occur."""
+    detector = build_detector(form(kind, "resnet18", name, num_classes=7))
+    image, (h, w) = torch.zeros(shape, dtype=torch.uint8), shape[1:]
+    whole = dict(objects(1, h, w), boxes=torch.tensor([[0.0, 0.0, w, h]]))
+    with torch.no_grad():
+        for training, target in ((True, whole), (False, objects(0, h, w))):
+            losses = detector.train(training).losses([image] * (2 if h == 1 else 1), [target] * (2 if h == 1 else 1))
+            assert all(torch.isfinite(v) for v in losses.values()), losses
+        assert all(torch.isfinite(v).all() for v in detector.state_dict().values())
+        (result,) = detector.detect([image])
+    assert torch.isfinite(result["boxes"]).all() and (result["boxes"] <= torch.tensor([w, h, w, h]) + 1e-2).all()
+    assert detector.detect([]) == []
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
+@pytest.mark.parametrize("name", ["fpn", "c4"])
+def test_zero_proposals(kind, name):
+    detector = build_detector(form(kind, "resnet18", name, rpn_post_nms_top_n=(0, 0)))
+    images = [torch.rand(3, 32, 32), torch.rand(3, 32, 64)]
+    for training in (True, False):
+        detector.train(training)
+        for targets in ([objects(0, 32, 32), objects(0, 32, 64)], [objects(0, 32, 32), objects(2, 32, 64)]):
+            assert all(torch.isfinite(v) for v in detector.losses(images, targets).values())
+    assert all(torch.isfinite(v).all() for v in detector.state_dict().values())
+    with torch.no_grad():
+        results = detector.eval().detect(images)
+    assert [len(r["boxes"]) for r in results] == [0, 0] and results[0]["boxes"].shape == (0, 4)
+    assert kind == "faster_rcnn" or results[1]["masks"].shape == (0, 32, 64)
+
+
+@pytest.mark.parametrize("kind,name", [("mask_rcnn", "fpn"), ("retinanet", "fpn")])
+def test_targets_that_do_not_fit_are_named(kind, name):
+    detector = build_detector(form(kind, "resnet18", name))
+    image = torch.rand(3, 64, 64)
+    good = objects(1, 64, 64)
+    for target, message in ((dict(good, labels=torch.tensor([3])), r"outside 0 \.\. 2"),
+                            (dict(good, boxes=torch.tensor([[5.0, 5, 5, 9]])), "box without area"),
+                            (dict(good, boxes=torch.zeros(1, 5)), "N x 4 boxes")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            detector.losses([image], [target])
+    with pytest.raises(ValueError, match=r"1 image\(s\) but 2"):
+        detector.losses([image], [good, good])
+    with pytest.raises(ValueError, match="C x H x W"):
+        detector.detect([torch.rand(1, 3, 64, 64)])
+    with pytest.raises(ValueError, match=r"\(3, 0, 64\)"):
+        detector.detect([torch.rand(3, 0, 64)])
+
+
+@pytest.mark.parametrize("kind,name", [("mask_rcnn", "fpn"), ("mask_rcnn", "dc5"), ("mask_rcnn", "c4"), ("retinanet", "fpn")])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_geometry_is_float32_under_autocast(kind, name, dtype):
+    """The same head outputs give bit for bit the same boxes with and without autocast, and everything is float32."""
+    few = {} if kind == "retinanet" else dict(rpn_post_nms_top_n=(10, 10), box_detections_per_img=10)
+    detector = randomise(build_detector(form(kind, "resnet18", name, **few))).eval()
+    image = torch.rand(3, 64, 64)
+    if kind == "retinanet":
+        detector.score_thresh = 0.0
+        head, anchors = detector.head, detector.anchor_generator
+    else:
+        head, anchors = detector.rpn.head, detector.rpn.anchor_generator
+    seen = []
+    head.register_forward_hook(lambda _, __, out: seen.append(out))
+    anchors.register_forward_hook(lambda _, __, out: seen.append(out))
+    proposals = []
+    if kind != "retinanet":
+        detector.rpn.register_forward_hook(lambda _, __, out: proposals.append(out[0][0]))
+        detector.roi_heads.box_predictor.register_forward_hook(lambda _, __, out: seen.append(out))
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        inside = detector.detect([image])[0]
+    tensors = [t for out in seen for t in (out.values() if isinstance(out, dict) else torch.utils._pytree.tree_leaves(out))]
+    assert tensors and all(t.dtype == torch.float32 for t in tensors)
+    assert all(p.dtype == torch.float32 for p in proposals) and inside["boxes"].dtype == inside["scores"].dtype == torch.float32
+    head_out, anchors_out = seen[0], seen[1]
+    with torch.no_grad():  # replay the recorded outputs without autocast
+        replay = iter([head_out])
+        head.forward = lambda *_: next(replay)
+        if kind != "retinanet":
+            box_out = seen[2]
+            detector.roi_heads.box_predictor.forward = lambda *_: box_out
+        features = detector.neck(detector.backbone(detector.batch([image]).tensors))
+        outside = detector.head_detections(features, detector.batch([image]))[0]
+    assert len(inside["boxes"]) and all(torch.equal(inside[key], outside[key]) for key in ("boxes", "scores"))
+    assert torch.equal(inside["labels"] + detector.first_label, outside["labels"])
+    assert torch.equal(seen[-1][0] if kind == "retinanet" else anchors_out[0], anchors_out[0])
+    if proposals:
+        assert torch.equal(proposals[0], proposals[1])
+
+
+def test_half_precision_decoding_would_move_boxes():
+    """What the float32 heads prevent: torchvision's coder follows the dtype of the deltas."""
+    boxes = torch.tensor([[600.0, 300, 1100, 700]])
+    deltas = torch.tensor([[0.31, 0.17, 0.2, -0.1]])
+    exact, half = (BoxCoder((1.0,) * 4).decode(d, [boxes]).float() for d in (deltas, deltas.bfloat16()))
+    assert (exact - half).abs().max() > 1
+
+
+@pytest.mark.parametrize("kind,name", KINDS_AND_FORMS)
+def test_the_first_image_decides_nothing(kind, name):
+    detector = randomise(build_detector(form(kind, "resnet18", name))).eval()
+    if kind == "retinanet":
+        detector.score_thresh = 0.0
+    fresh = copy.deepcopy(detector)
+    image = torch.rand(3, 64, 96)
+    with torch.no_grad():
+        detector.detect([torch.rand(3, 32, 960)])
+        after, expected = detector.detect([image])[0], fresh.detect([image])[0]
+    assert len(after["boxes"]) and all(torch.equal(after[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("kind,name", KINDS_AND_FORMS)
+def test_detections_do_not_depend_on_the_batch(kind, name):
+    detector = randomise(build_detector(form(kind, "resnet18", name))).eval()
+    if kind == "retinanet":
+        detector.score_thresh = 0.0
+    images = [torch.rand(3, 64, 64) for _ in range(2)]
+    with torch.no_grad():
+        together, alone = detector.detect(images), [detector.detect([image])[0] for image in images]
+    for a, b in zip(together, alone):
+        assert len(a["boxes"]) == len(b["boxes"]) > 0 and torch.equal(a["labels"], b["labels"])
+        assert relative_error(a["boxes"], b["boxes"]) <= 1e-4 and relative_error(a["scores"], b["scores"]) <= 1e-4
+        if kind == "mask_rcnn":
+            assert (a["masks"] != b["masks"]).float().mean() <= 1e-3
+
+
+def test_the_stage_has_one_owner():
+    detector = build_detector(form("mask_rcnn", "resnet50", "c4"))
+    keys = list(detector.state_dict())
+    assert not [k for k in keys if "layer4" in k] and len([k for k in keys if ".stage." in k]) == 60
+    assert detector.roi_heads.mask_head.__self__ is detector.roi_heads.box_head
+    twin = copy.deepcopy(detector)
+    assert twin.roi_heads.mask_head.__self__ is twin.roi_heads.box_head is not detector.roi_heads.box_head
+    assert detector.backbone.size_divisor == 16 and [s.name for s in detector.backbone.feature_specs] == ["c4"]
 
 
 def test_freeze_and_norm_follow_from_weights():
@@ -178,27 +312,53 @@ def test_freeze_and_norm_follow_from_weights():
     assert resolve_backbone(dict(started, freeze=0, norm="batch"))["freeze"] == 0
 
 
+def test_a_frozen_stage_stays_frozen_with_its_new_owner(tmp_path):
+    torch.save(build_backbone("resnet18").state_dict(), tmp_path / "weights.pth")
+    cfg = form("faster_rcnn", "resnet18", "c4")
+    cfg["backbone"].update(weights=str(tmp_path / "weights.pth"), norm="batch", freeze=5)
+    stage = build_detector(cfg).train().roi_heads.box_head.stage
+    assert not any(p.requires_grad for p in stage.parameters()) and not any(m.training for m in stage.modules())
+
+
 def test_rebuilding_reads_no_weights():
     """A config with weights rebuilds offline for a checkpoint: same norm, same freezing, nothing read."""
-    cfg = dict(type="faster_rcnn", backbone=dict(type="resnet18", weights="nowhere.pth"), **NARROW)
+    cfg = form("faster_rcnn", "resnet18", "fpn")
+    cfg["backbone"]["weights"] = "nowhere.pth"
     detector = build_detector(cfg, load_weights=False)
     assert not list(detector.backbone.bn1.parameters()) and not detector.backbone.conv1.weight.requires_grad
     with pytest.raises(InputError, match="nowhere.pth"):
         build_detector(cfg)
 
 
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", list_backbones("resne*"))
 def test_every_backbone_makes_a_detector(name):
+    if "_cifar" in name:
+        pytest.skip("no detector backbone")
     with torch.device("meta"):
         detector = build_detector(dict(type="mask_rcnn", backbone=name))
-    specs = build_backbone_specs(name)
+        specs = build_backbone(name).feature_specs
     assert [s.stride for s in detector.roi_specs] == [s.stride for s in specs]
     assert detector.rpn.anchor_generator.strides == [s.stride for s in detector.neck.feature_specs]
 
 
-def build_backbone_specs(name):
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("suffix", ["", "_dc5", "_dilated"])
+@pytest.mark.parametrize("kind,name", KINDS_AND_FORMS)
+def test_every_structure_builds(kind, name, backbone, suffix):
+    """Full widths, on the meta device; the anchors step by what the backbone declares."""
+    cfg = form(kind, backbone + suffix, name)
+    full = {k: v for k, v in cfg.items() if k not in HEADS[kind]}
+    if isinstance(full["neck"], dict):
+        full["neck"] = {k: v for k, v in full["neck"].items() if k != "out_channels"}
     with torch.device("meta"):
-        return build_backbone(name).feature_specs
+        detector = build_detector(full)
+    anchors = detector.anchor_generator if kind == "retinanet" else detector.rpn.anchor_generator
+    deepest = {"": 32, "_dc5": 16, "_dilated": 8}[suffix]
+    own = [s.stride for s in detector.backbone.feature_specs]
+    assert own[-1] == (min(16, deepest) if name == "c4" else deepest)
+    assert anchors.strides[: len(own)] == own
+    if name in ("dc5", "c4", "projected"):
+        assert anchors.num_anchors_per_location() == [45 if kind == "retinanet" else 15]
 
 
 @pytest.mark.parametrize("cfg,message", [
@@ -206,7 +366,18 @@ def build_backbone_specs(name):
     (dict(type="mask_rcnn", backbone="resnet18", neck="fpm"), "did you mean fpn"),
     (dict(type="mask_rcnn", backbone="resnet18", box_scor_thresh=0.1), "did you mean box_score_thresh"),
     (dict(type="faster_rcnn", backbone="resnet18", mask_dim=3), "no argument 'mask_dim'"),
+    (dict(type="faster_rcnn", backbone="resnet18", num_classes=0), "num_classes counts the foreground classes"),
+    (dict(type="faster_rcnn", backbone="resnet18", neck="none"), r"neck 'none' hands on different widths \(c2 64, c3 128"),
+    (dict(type="retinanet", backbone="resnet18", neck=dict(type="none")), "neck 'none' hands on different widths"),
+    (dict(type="faster_rcnn", backbone="resnet18", anchor_sizes=[[32], [64]]), r"2 entries, but anchors sit on 5 levels \(p2"),
+    (dict(type="retinanet", backbone="resnet18", anchor_sizes=[[3]] * 4 + [[1, 2]]), r"not \[1, 1, 1, 1, 2\]"),
+    (dict(type="faster_rcnn", backbone="resnet18", roi_features=("p2", "p7")), "roi_features names 'p7', which the neck"),
+    (dict(type="faster_rcnn", backbone="resnet18", roi_stage="c5"), "goes on from c4 with 256 channels, but RoIs come from p2"),
+    (dict(type="faster_rcnn", backbone=dict(type="resnet18", out_features=("c4",)), neck="none", roi_stage="c5"),
+     "deepest stage, c4"),
+    (dict(type="retinanet", backbone="resnet18", box_loss="gioo"), "did you mean giou"),
+    (dict(type="mask_rcnn", backbone="resnet18", head_norm="bach"), "did you mean batch"),
 ])  # fmt: skip
-def test_bad_config(cfg, message):
+def test_parts_that_disagree_are_named(cfg, message):
     with pytest.raises(InputError, match=message):
         build_detector(cfg)

@@ -153,7 +153,7 @@ def test_a_truncated_image_stops_or_is_skipped_and_counted(train, shapes, here, 
 
 
 @pytest.mark.parametrize("arguments,message", [
-    (["mask_rcnn_resnet50_fpn_2x_coco"], "did you mean mask_rcnn_resnet50_fpn_1x_coco"),
+    (["mask_rcnn_resnet50_fpn_2x_coco"], "did you mean mask_rcnn_resnet50_fpn_"),
     (["backbone=resnet101_dilatd"], "did you mean resnet101_dilated"),
     (["neck=fpm"], "did you mean fpn"),
     (["model.type=mask_rcn"], "did you mean mask_rcnn"),

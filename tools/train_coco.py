@@ -17,7 +17,7 @@ from rich.console import Console
 from detbackbones import InputError, build_detector
 from detbackbones.datasets.coco import Unreadable
 from detbackbones.datasets.loader import evaluation_loader
-from detbackbones.engine.checkpoint import fine_tune_from, load_model, read_checkpoint
+from detbackbones.engine.checkpoint import fine_tune_from, load_model, read_checkpoint, read_start
 from detbackbones.engine.config import DEFAULT_CONFIG, Run, as_run, find_config, lasting, load_config, parse_overrides
 from detbackbones.engine.data import data_root, open_training, open_validation
 from detbackbones.engine.evaluate import evaluate
@@ -72,7 +72,7 @@ def tell_dropped(annotations, console: Console) -> None:
 
 def pictures(model: torch.nn.Module, dataset, device: torch.device) -> list[tuple]:
     """Samples for the grid: the first images of the dataset with ground truth and what the model sees."""
-    dataset.masks = hasattr(model, "roi_heads") and model.roi_heads.has_mask()
+    dataset.masks = getattr(model, "has_masks", False)
     samples = []
     readable = (item for item in (dataset[index, 0] for index in range(len(dataset))) if not isinstance(item, Unreadable))
     model.eval()
@@ -130,13 +130,15 @@ def run_training(cfg, run: Run, name: str, console: Console) -> None:
         raise InputError(f"{folder} was trained with {state['config']['optimizer']['type']}, not {run.optimizer['type']}")
     tell_dropped(training.annotations, console)
     tell_dropped(validation.annotations, console)
+    if cfg.model.get("num_classes", len(classes)) != len(classes):
+        raise InputError(f"model.num_classes={cfg.model.num_classes}, but {training.annotations.path} has {len(classes)} classes")
     torch.manual_seed(run.seed)
     fresh = state is None and run.init_from is None
     model = build_detector(cfg.model.to_dict(), num_classes=len(classes), load_weights=fresh)
     if state is not None:
         load_model(model, state["model"], str(folder))
     elif run.init_from is not None:
-        anew = fine_tune_from(model, read_checkpoint(run.init_from)["model"], run.init_from)
+        anew = fine_tune_from(model, read_start(run.init_from, training.annotations.names), run.init_from)
         new_parts = f"; new for {len(classes)} classes: {', '.join(anew)}" if anew else ""
         console.print(f"started from {run.init_from}{new_parts}")
     trainer = Trainer(cfg, run, model, training, validation, folder, console, state)

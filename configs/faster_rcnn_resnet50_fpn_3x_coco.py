@@ -1,0 +1,3 @@
+_base_ = ["_base_/models/resnet50_fpn.py", "_base_/datasets/coco_jitter.py", "_base_/schedules/3x.py"]
+model = dict(type="faster_rcnn")
+published = dict(box_ap=40.2, mask_ap=None, source="detectron2 MODEL_ZOO.md, Faster R50-FPN 3x")

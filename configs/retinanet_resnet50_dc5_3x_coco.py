@@ -1,0 +1,3 @@
+_base_ = ["_base_/models/retinanet_resnet50_dc5.py", "_base_/datasets/coco_jitter.py", "_base_/schedules/3x.py"]
+optimizer = dict(lr=0.01)
+published = dict(box_ap=None, mask_ap=None, source="no published number known")

@@ -1,0 +1,4 @@
+_base_ = ["_base_/models/retinanet_resnet50_fpn.py", "_base_/datasets/coco.py", "_base_/schedules/1x.py"]
+optimizer = dict(lr=0.01)
+model = dict(backbone=dict(type="resnet50_dilated"))
+published = dict(box_ap=None, mask_ap=None, source="no published number known")
