@@ -45,11 +45,3 @@ def test_it_is_logged(kind, tmp_path, monkeypatch):
         items = [dataset[i, 0] for i in range(len(dataset))]
         own = [sum(model.eval().losses([image], [target]).values()).item() for image, target in items]
     assert entry["val_loss"] == pytest.approx(sum(own) / len(own), rel=1e-4)
-
-
-def test_a_class_count_that_disagrees_with_the_data_is_named(tmp_path, monkeypatch, capsys):
-    shapes = ensure_shapes(ShapesSpec(num_train=4, num_val=3, side=64), tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert main([f"data_root={shapes}", *NARROW, "model.num_classes=7"]) == 2
-    error = capsys.readouterr().err
-    assert "model.num_classes=7" in error and "has 5 classes" in error

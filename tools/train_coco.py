@@ -130,8 +130,6 @@ def run_training(cfg, run: Run, name: str, console: Console) -> None:
         raise InputError(f"{folder} was trained with {state['config']['optimizer']['type']}, not {run.optimizer['type']}")
     tell_dropped(training.annotations, console)
     tell_dropped(validation.annotations, console)
-    if cfg.model.get("num_classes", len(classes)) != len(classes):
-        raise InputError(f"model.num_classes={cfg.model.num_classes}, but {training.annotations.path} has {len(classes)} classes")
     torch.manual_seed(run.seed)
     fresh = state is None and run.init_from is None
     model = build_detector(cfg.model.to_dict(), num_classes=len(classes), load_weights=fresh)
