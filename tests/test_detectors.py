@@ -275,7 +275,7 @@ def test_the_first_image_decides_nothing(kind, name):
     fresh = copy.deepcopy(detector)
     image = torch.rand(3, 64, 96)
     with torch.no_grad():
-        detector.detect([torch.rand(3, 32, 960)])
+        detector.detect([torch.rand(3, 44, 1333)])  # 100 x 3000 resized, from which torchvision infers wrong RoI scales for good
         after, expected = detector.detect([image])[0], fresh.detect([image])[0]
     assert len(after["boxes"]) and all(torch.equal(after[key], expected[key]) for key in expected)
 
@@ -330,10 +330,8 @@ def test_rebuilding_reads_no_weights():
         build_detector(cfg)
 
 
-@pytest.mark.parametrize("name", list_backbones("resne*"))
+@pytest.mark.parametrize("name", [n for n in list_backbones() if n != "timm" and not n.endswith("_cifar")])
 def test_every_backbone_makes_a_detector(name):
-    if "_cifar" in name:
-        pytest.skip("no detector backbone")
     with torch.device("meta"):
         detector = build_detector(dict(type="mask_rcnn", backbone=name))
         specs = build_backbone(name).feature_specs
