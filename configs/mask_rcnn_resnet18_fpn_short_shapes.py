@@ -23,7 +23,7 @@ long_side = None
 workers = 0
 batch_size = 8
 reference_batch_size = 8
-max_iters = 480
+max_iters = 560
 optimizer = dict(type="AdamW", lr=1e-3, weight_decay=0.01)
 schedule = dict(warmup_iters=40, warmup_factor=0.01, cosine=True)
 clip_grad_norm = 5.0

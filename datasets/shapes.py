@@ -17,7 +17,7 @@ from contourpy import contour_generator
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-VERSION = 1  # of what is drawn: part of the cache folder's name
+VERSION = 2  # of what is drawn: part of the cache folder's name
 CATEGORIES = [
     {"id": 2, "name": "circle", "supercategory": "round"},
     {"id": 7, "name": "square", "supercategory": "angular"},
@@ -27,11 +27,11 @@ CATEGORIES = [
 ]
 EMPTY_SHARE, CROWD_SHARE = 0.08, 0.05
 SIZES = (  # radius in pixels, where the centre may lie (share of the sides), share of the objects: small, medium, large
-    ((8, 16), (0.05, 0.95), 0.34),
-    ((16, 40), (0.05, 0.95), 0.5),
+    ((9, 16), (0.05, 0.95), 0.32),
+    ((16, 40), (0.05, 0.95), 0.52),
     ((62, 86), (0.35, 0.65), 0.16),
 )
-LEAST_VISIBLE = 0.35  # of an object's area, or it is not placed
+LEAST_VISIBLE = 0.5  # of an object's area, or it is not placed
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray, bool]]]:
     """One image, height x width x 3 uint8, and its objects from back to front: (category index, visible mask, crowd)."""
-    height, width = (int(side * factor) // 8 * 8 for factor in random.choice([1.0, 1.0, 1.0, 1.25, 1.5], 2))
+    height, width = (int(side * factor) // 8 * 8 for factor in random.choice([1.0, 1.0, 1.0, 1.25], 2))
     background = random.uniform(30, 225, 3)
-    canvas = texture(random, height, width, background, random.uniform(10, 28))
+    canvas = texture(random, height, width, background, random.uniform(8, 20))
     objects: list[tuple[int, np.ndarray, bool]] = []
     if random.random() < EMPTY_SHARE:
         return canvas.astype(np.uint8), objects
@@ -106,7 +106,7 @@ def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list
     def colour() -> np.ndarray:
         while True:
             choice = random.uniform(0, 255, 3)
-            if np.abs(choice - background).max() > 70:
+            if np.abs(choice - background).max() > 100:
                 return choice
 
     def paint(category: int, mask: np.ndarray, tint: np.ndarray, crowd: bool) -> None:
@@ -114,7 +114,7 @@ def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list
             objects[index] = (other, seen & ~mask, was_crowd)
         rows, columns = (slice(line.min(), line.max() + 1) for line in np.nonzero(mask))
         window, inside = canvas[rows, columns], mask[rows, columns]
-        window[inside] = texture(random, *inside.shape, tint, random.uniform(4, 22))[inside]
+        window[inside] = texture(random, *inside.shape, tint, random.uniform(4, 14))[inside]
         objects.append((category, mask, crowd))
 
     if random.random() < CROWD_SHARE:
