@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, box_area, roi_align
 
@@ -10,6 +11,46 @@ from ..features import FeatureSpec
 from ..registry import InputError
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # FPN paper, equation 1
+
+
+def sample_positions(start: Tensor, size: Tensor, cells: int, ratio: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Where RoIAlign reads along one axis: indices and bilinear weights, K x cells x 2 * ratio, of K RoIs.
+
+    `start` and `size` are in cells of the feature map, whose side is `limit`. The order of the arithmetic is that of
+    torchvision's kernel, so that both read the same positions.
+    """
+    cell = (size / cells)[:, None, None]
+    number = torch.arange(cells, device=start.device)[:, None]
+    part = torch.arange(ratio, device=start.device) + 0.5
+    position = start[:, None, None] + number * cell + part * cell / ratio
+    outside = (position < -1) | (position > limit)
+    low = position.long().clamp(0, limit - 1)  # of NaN too, which goes on in the weights
+    high = (low + 1).clamp(max=limit - 1)
+    fraction = (position.clamp(min=0) - low) * (low < high)
+    weights = torch.stack([1 - fraction, fraction], -1) * ~outside[..., None] / ratio
+    return torch.stack([low, high], -1).flatten(2), weights.flatten(2)
+
+
+def roi_align_by_rows(feature: Tensor, rois: Tensor, cells: int, scale: float, ratio: int, aligned: bool) -> Tensor:
+    """`torchvision.ops.roi_align` for the CPU, as weighted sums over rows of the channels_last map.
+
+    A RoI cell is a sum of (2 * ratio)^2 pixels, each a contiguous row of channels, which is an embedding bag: compiled,
+    vectorised, and on all cores in both directions. torchvision's CPU kernel reads one channel at a time and runs
+    backward on one core. The result is K x C x cells x cells in channels_last memory, as the heads' convolutions want it.
+    """
+    n, channels, height, width = feature.shape
+    offset = 0.5 if aligned else 0.0
+    x1, y1, x2, y2 = (rois[:, 1:] * scale - offset).unbind(1)
+    w, h = (x2 - x1, y2 - y1) if aligned else ((x2 - x1).clamp(min=1), (y2 - y1).clamp(min=1))
+    rows, row_weights = sample_positions(y1, h, cells, ratio, height)
+    columns, column_weights = sample_positions(x1, w, cells, ratio, width)
+    rows = rows + rois[:, 0].long()[:, None, None] * height
+    pixels = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    table = feature.permute(0, 2, 3, 1).reshape(n * height * width, channels)
+    pooled = F.embedding_bag(pixels.flatten(3).flatten(0, 2), table, mode="sum",
+                             per_sample_weights=weights.flatten(3).flatten(0, 2).to(table.dtype))  # fmt: skip
+    return pooled.view(len(rois), cells, cells, channels).permute(0, 3, 1, 2)
 
 
 class DeclaredRoIPooler(MultiScaleRoIAlign):
@@ -48,11 +89,15 @@ class DeclaredRoIPooler(MultiScaleRoIAlign):
         maps = [x[name] for name in self.featmap_names]
         images = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
         rois = torch.cat([images, torch.cat(boxes)], dim=1).float()
-        pool = {"output_size": self.output_size, "sampling_ratio": self.sampling_ratio, "aligned": self.aligned}
         index = self.level_index(rois[:, 1:])
         order, pooled = [], []
         for level, (feature, scale) in enumerate(zip(maps, self.scales)):
             chosen = torch.where(index == level)[0]
             order.append(chosen)
-            pooled.append(roi_align(feature.float(), rois[chosen], spatial_scale=scale, **pool))
+            pooled.append(self._align(feature.float(), rois[chosen], scale))
         return torch.cat(pooled)[torch.cat(order).argsort()].to(maps[0].dtype)
+
+    def _align(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        if feature.device.type == "cpu" and self.sampling_ratio > 0:
+            return roi_align_by_rows(feature, rois, self.output_size[0], scale, self.sampling_ratio, self.aligned)
+        return roi_align(feature, rois, self.output_size, scale, self.sampling_ratio, self.aligned)

@@ -13,7 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from detbackbones import InputError, build_backbone, build_detector, list_backbones
 from detbackbones.detectors.anchors import DeclaredAnchorGenerator, default_sizes
 from detbackbones.detectors.detector import resolve_backbone
-from detbackbones.detectors.pooler import DeclaredRoIPooler
+from detbackbones.detectors.pooler import DeclaredRoIPooler, roi_align_by_rows
 
 COUNTS = dict(rpn_pre_nms_top_n=(200, 100), rpn_post_nms_top_n=(50, 30), box_batch_size_per_image=16)
 HEADS = {"faster_rcnn": dict(box_head_dim=32, **COUNTS), "retinanet": {},
@@ -98,6 +98,29 @@ def test_each_roi_is_pooled_from_the_level_that_the_rule_names(strides, levels, 
         direct = roi_align(features[spec.name], rois, 7, 1 / spec.stride, sampling_ratio, aligned)
         torch.testing.assert_close(result[None], direct)
         assert result.abs().max() > 0
+
+
+@pytest.mark.parametrize("aligned,ratio", [(True, 2), (False, 2), (True, 3)])
+@pytest.mark.parametrize("side", [(40, 56), (1, 7), (2, 2)])
+def test_roi_align_by_rows_is_torchvisions(aligned, ratio, side):
+    """Values and gradients, also of RoIs that reach out of the map, lie outside it or have no area."""
+    h, w = side
+    feature = torch.randn(2, 6, h, w, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    centre, size = torch.rand(60, 2) * torch.tensor([w, h]) * 4, torch.rand(60, 2) * torch.tensor([w, h]) * 6
+    size[:3], centre[3] = 0, -50
+    rois = torch.cat([torch.randint(2, (60, 1)), centre - size / 2, centre + size / 2], 1).double()
+    ours = roi_align_by_rows(feature, rois, 7, 0.25, ratio, aligned)
+    theirs = roi_align(feature, rois, 7, 0.25, ratio, aligned)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    towards = torch.randn_like(theirs)
+    gradients = [torch.autograd.grad(pooled, feature, towards)[0] for pooled in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-11)
+    assert roi_align_by_rows(feature, rois[:0], 7, 0.25, ratio, aligned).shape == (0, 6, 7, 7)
+
+
+def test_a_nan_box_ends_in_nan_features():
+    rois = torch.tensor([[0, float("nan"), 1, 5, 5]])
+    assert roi_align_by_rows(torch.ones(1, 3, 8, 8), rois, 7, 0.25, 2, True).isnan().all()
 
 
 def test_pooler_equals_torchvision_on_the_standard_pyramid():

@@ -54,7 +54,7 @@ def same(a, b, tolerance=1e-6):
 
 @pytest.mark.parametrize("name", RCNN)
 def test_rcnn_heads_on_the_same_features(name):
-    """Proposals, detections and masks; then the losses of the same samples. Bit for bit but for the order of sums."""
+    """Proposals, detections and masks, then the losses of the same samples. Proposals bit for bit, the rest but for the order of RoIAlign's sums."""
     theirs, ours = pair(name)
     theirs.roi_heads.score_thresh = ours.roi_heads.score_thresh = 0.0
     named, theirs_named = features(ours)
@@ -65,7 +65,7 @@ def test_rcnn_heads_on_the_same_features(name):
         assert all(len(a) > 100 and torch.equal(a, b) for a, b in zip(proposals, expected_proposals, strict=True))
         few = [p[:40] for p in proposals]
         found = ours.roi_heads(named, few, images.image_sizes)[0]
-        same(found, theirs.roi_heads(theirs_named, few, images.image_sizes)[0])
+        same(found, theirs.roi_heads(theirs_named, few, images.image_sizes)[0], 1e-5)
         for model in (theirs, ours):
             model.roi_heads.fg_bg_sampler.batch_size_per_image = 64
         for model in (theirs.rpn, theirs.roi_heads):
