@@ -17,7 +17,7 @@ from contourpy import contour_generator
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-VERSION = 2  # of what is drawn: part of the cache folder's name
+VERSION = 3  # of what is drawn: part of the cache folder's name
 CATEGORIES = [
     {"id": 2, "name": "circle", "supercategory": "round"},
     {"id": 7, "name": "square", "supercategory": "angular"},
@@ -29,14 +29,15 @@ EMPTY_SHARE, CROWD_SHARE = 0.08, 0.05
 SIZES = (  # radius in pixels, where the centre may lie (share of the sides), share of the objects: small, medium, large
     ((9, 16), (0.05, 0.95), 0.32),
     ((16, 40), (0.05, 0.95), 0.52),
-    ((62, 86), (0.35, 0.65), 0.16),
+    ((58, 76), (0.35, 0.65), 0.16),
 )
+TILT = 0.35  # radians at most: like COCO's objects, these stand upright
 LEAST_VISIBLE = 0.5  # of an object's area, or it is not placed
 
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """Size of the dataset: images a split, shortest possible side in pixels, seed."""
+    """Size of the dataset: images a split, longest side in pixels, seed."""
 
     num_train: int = 1000
     num_val: int = 120
@@ -45,7 +46,7 @@ class ShapesSpec:
 
 
 def outline(name: str, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """Corners of a shape that fits into a circle of this radius: N x 2 pixels, x first."""
+    """Corners of a shape that fits into a circle of this radius: N x 2 pixels, x first. At angle 0 it stands upright."""
     if name == "cross":
         a = 0.36
         corners = np.array([(a, 1), (a, a), (1, a), (1, -a), (a, -a), (a, -1),
@@ -53,7 +54,7 @@ def outline(name: str, centre: np.ndarray, radius: float, angle: float) -> np.nd
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         return centre + radius * corners @ turn.T
     count = {"circle": 40, "square": 4, "triangle": 3, "star": 10}[name]
-    angles = angle + np.arange(count) * 2 * np.pi / count
+    angles = angle + (np.arange(count) + (0.5 if name == "square" else 0)) * 2 * np.pi / count - np.pi / 2
     radii = np.where(np.arange(count) % 2, 0.42, 1.0) if name == "star" else np.ones(count)
     return centre + radius * radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
 
@@ -96,7 +97,7 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray, bool]]]:
     """One image, height x width x 3 uint8, and its objects from back to front: (category index, visible mask, crowd)."""
-    height, width = (int(side * factor) // 8 * 8 for factor in random.choice([1.0, 1.0, 1.0, 1.25], 2))
+    height, width = (int(side * factor) // 8 * 8 for factor in random.choice([1.0, 1.0, 1.0, 0.75], 2))
     background = random.uniform(30, 225, 3)
     canvas = texture(random, height, width, background, random.uniform(8, 20))
     objects: list[tuple[int, np.ndarray, bool]] = []
@@ -121,7 +122,7 @@ def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list
         category, middle, tint = random.integers(len(CATEGORIES)), random.uniform(0.25, 0.75, 2) * (width, height), colour()
         together = np.zeros((height, width), bool)
         for _ in range(random.integers(10, 18)):
-            corners = outline(CATEGORIES[category]["name"], middle + random.normal(0, 14, 2), random.uniform(4, 7), random.uniform(0, 7))
+            corners = outline(CATEGORIES[category]["name"], middle + random.normal(0, 14, 2), random.uniform(4, 7), random.uniform(-TILT, TILT))
             together |= fill(corners, height, width)
         paint(category, together, tint, True)
 
@@ -130,7 +131,7 @@ def draw_image(random: np.random.Generator, side: int) -> tuple[np.ndarray, list
             category = random.integers(len(CATEGORIES))
             radii, middle, _ = SIZES[random.choice(len(SIZES), p=[share for *_, share in SIZES])]
             radius, centre = random.uniform(*radii), random.uniform(*middle, 2) * (width, height)
-            whole = outline(CATEGORIES[category]["name"], centre, radius, random.uniform(0, 2 * np.pi))
+            whole = outline(CATEGORIES[category]["name"], centre, radius, random.uniform(-TILT, TILT))
             mask = fill(whole, height, width)
             if not mask.any():
                 continue
