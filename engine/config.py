@@ -45,7 +45,8 @@ class Run:
     """Every top-level key of a config.
 
     `optimizer` holds the arguments of a torch optimizer and its `type`; its `lr` is for `reference_batch_size` images a
-    step and follows the real number linearly. `precision` is Accelerate's word. `eval_every` and `checkpoint_every`
+    step and follows the real number linearly. `workers` are loading processes, None leaves their number to the machine.
+    `precision` is Accelerate's word. `compile` runs backbone and neck through torch.compile. `eval_every` and `checkpoint_every`
     count iterations (optimizer steps); None means once, at the end. `val_loss` logs the losses of the validation images
     at every evaluation. `published` is what the field reports for such a config: box_ap, mask_ap (None where there is no
     number) and source; it changes nothing in a run.
@@ -63,10 +64,11 @@ class Run:
     batch_size: int = 16
     accumulate: int = 1
     reference_batch_size: int = 16
-    workers: int = 2
+    workers: int | None = None
     schedule: Schedule = field(default_factory=Schedule)
     clip_grad_norm: float | None = None
     precision: str = "no"
+    compile: bool = False
     eval_every: int | None = None
     val_loss: bool = False
     checkpoint_every: int | None = None

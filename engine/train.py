@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from ..datasets.coco import CocoDataset, Unreadable
-from ..datasets.loader import TrainingSampler, evaluation_loader, training_loader
+from ..datasets.loader import TrainingSampler, evaluation_loader, training_loader, worker_count
 from ..evaluation.coco import CocoEvaluator
 from ..registry import InputError
 from .checkpoint import save_checkpoint
@@ -80,6 +80,10 @@ class Trainer:
         except (ValueError, ImportError) as error:  # this machine cannot
             raise InputError(f"precision={run.precision}: {error}".replace("\n", " ")) from None
         self.world = self.accelerator.num_processes
+        self.workers = worker_count(run.workers, self.accelerator.device, self.world)
+        if run.compile:  # the heads' work depends on what they find, so a graph of the whole step would break there
+            for part in (self.model.backbone, self.model.neck):
+                part.compile()
         per_step = run.batch_size * run.accumulate * self.world
         scale = per_step / run.reference_batch_size
         self.optimizer = make_optimizer(run.optimizer, self.model, scale)
@@ -142,9 +146,9 @@ class Trainer:
             torch.manual_seed(run.seed + part * self.world + self.accelerator.process_index)
             device = self.accelerator.device
             ids = [t["image_id"] for t in targets]
-            targets = [{k: v.to(device) for k, v in t.items() if isinstance(v, torch.Tensor)} for t in targets]
+            targets = [{k: v.to(device, non_blocking=True) for k, v in t.items() if isinstance(v, torch.Tensor)} for t in targets]
             with self.accelerator.no_sync(self.model) if turn + 1 < run.accumulate else contextlib.nullcontext():
-                losses = self.model([image.to(device) for image in images], targets)
+                losses = self.model([image.to(device, non_blocking=True) for image in images], targets)
                 total = sum(losses.values())
                 values = {k: v.item() / run.accumulate for k, v in {"loss": total, **losses}.items()}
                 if not math.isfinite(values["loss"]):
@@ -160,10 +164,11 @@ class Trainer:
 
     def _batches(self) -> Iterator[list]:
         run = self.run
-        sampler = TrainingSampler(len(self.training), run.seed, self.samples_seen,
-                                  self.accelerator.process_index, self.world)  # fmt: skip
+        sampler = TrainingSampler(len(self.training), run.seed, self.samples_seen, self.accelerator.process_index, self.world,
+                                  [image["width"] > image["height"] for image in self.training.images],
+                                  run.batch_size * self.world)  # fmt: skip
         unreadable = set()
-        for items in training_loader(self.training, run.batch_size, run.workers, sampler):
+        for items in training_loader(self.training, run.batch_size, self.workers, sampler):
             bad = [item for item in items if isinstance(item, Unreadable)]
             if bad and not run.skip_unreadable:
                 raise InputError(f"image {bad[0].path} is unreadable ({bad[0].reason}); skip_unreadable=true goes on")
@@ -176,7 +181,7 @@ class Trainer:
                 yield items
 
     def _evaluate(self, progress: Progress) -> tuple[dict[str, dict[str, float]], CocoEvaluator]:
-        loader = evaluation_loader(self.validation, self.run.workers)
+        loader = evaluation_loader(self.validation, self.workers)
         bar = progress.add_task("evaluate", total=len(self.validation), note="")
         model = self.accelerator.unwrap_model(self.model)
         scores = evaluate(model, self.validation, loader, self.accelerator.device, self.run.eval_backend,
@@ -192,7 +197,7 @@ class Trainer:
         sides, long_side = self.validation.short_sides, self.validation.long_side
         dataset = CocoDataset(self.validation.annotations, training=True, short_side=sides[0], long_side=long_side,
                               masks=getattr(model, "has_masks", False), flip=0.0)  # fmt: skip
-        return validation_losses(model, evaluation_loader(dataset, run.workers), self.accelerator.device)
+        return validation_losses(model, evaluation_loader(dataset, self.workers), self.accelerator.device)
 
     def _keep_best(self, metrics: dict[str, dict[str, float]]) -> None:
         score = metrics.get("segm", metrics["bbox"])["AP"]

@@ -154,3 +154,20 @@ def test_loaders(small):
     assert [item[1]["image_id"] for batch in evaluation_loader(dataset, 0) for item in batch] == [5, 9]
     batch = next(iter(training_loader(dataset, 4, 0, TrainingSampler(2, 0))))
     assert len(batch) == 4 and {t["image_id"] for _, t in batch} == {5, 9}
+
+
+def test_a_batch_holds_one_orientation_and_an_epoch_every_image():
+    landscape = [i % 3 > 0 for i in range(40)]
+
+    def take(number, **settings):
+        sampler = iter(TrainingSampler(40, seed=1, landscape=landscape, batch=4, **settings))
+        return [next(sampler) for _ in range(number)]
+
+    stream = take(40 * 16)  # five windows of 32 batches
+    batches = [[landscape[i] for i, _ in stream[at : at + 4]] for at in range(0, len(stream), 4)]
+    assert sum(len(set(batch)) > 1 for batch in batches) <= 5 < sum(not any(batch) for batch in batches)
+    assert [all(b) for b in batches[:32]] != sorted(all(b) for b in batches[:32])  # the orientations alternate
+    assert sorted(stream, key=lambda sample: sample[1][1]) == [s for s in sorted(set(stream), key=lambda sample: sample[1][1])]
+    assert all(sorted(i for i, (_, position) in stream if position // 40 == epoch) == list(range(40)) for epoch in range(16))
+    assert take(100, start=77) == stream[77:177]
+    assert [x for pair in zip(take(80, rank=0, world=2), take(80, rank=1, world=2)) for x in pair] == stream[:160]

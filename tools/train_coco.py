@@ -16,7 +16,7 @@ from rich.console import Console
 
 from detbackbones import InputError, build_detector
 from detbackbones.datasets.coco import Unreadable
-from detbackbones.datasets.loader import evaluation_loader
+from detbackbones.datasets.loader import evaluation_loader, worker_count
 from detbackbones.engine.checkpoint import fine_tune_from, load_model, read_checkpoint, read_start
 from detbackbones.engine.config import DEFAULT_CONFIG, Run, as_run, find_config, lasting, load_config, parse_overrides
 from detbackbones.engine.data import data_root, open_training, open_validation
@@ -105,7 +105,7 @@ def run_evaluation(cfg, run: Run, name: str, console: Console) -> None:
     tell_dropped(validation.annotations, console)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    loader = evaluation_loader(validation, run.workers)
+    loader = evaluation_loader(validation, worker_count(run.workers, device, 1))
     skipped = set() if run.skip_unreadable else None
     with progress_bars(console) as progress:
         bar = progress.add_task("evaluate", total=len(validation), note="")
