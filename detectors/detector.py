@@ -7,15 +7,12 @@ RoI heads keep 0 for the background). Size is (height, width).
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from ..features import FeatureSpec
 from ..registry import BACKBONES, InputError, accepted_arguments, build_backbone, lookup
-
-PASTE_CHUNK = 32  # masks pasted at once: bounds the float image-sized masks that are alive
+from .paste import paste_masks
 
 
 def resolve_backbone(cfg: str | Mapping) -> dict:
@@ -122,9 +119,12 @@ class Detector(nn.Module):
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         divisor = self.backbone.size_divisor
         height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes))
-        batch = torch.stack([F.pad(self.backbone.preprocess(image), (0, width - w, 0, height - h))
-                             for image, (h, w) in zip(images, sizes)])  # fmt: skip
-        return ImageList(batch.contiguous(memory_format=torch.channels_last), sizes)
+        # laid out as channels_last memory and written once; the padding is zero after normalising
+        shape = (len(images), height, width, self.backbone.preprocess.channels)
+        batch = images[0].new_zeros(shape, dtype=torch.float32).permute(0, 3, 1, 2)
+        for place, image, (h, w) in zip(batch, images, sizes):
+            place[:, :h, :w] = self.backbone.preprocess(image)
+        return ImageList(batch, sizes)
 
     def inner_targets(self, targets: Sequence[Mapping[str, Tensor]], images: ImageList) -> list[dict[str, Tensor]]:
         """Checked targets with float32 boxes and the labels that the heads use."""
@@ -144,7 +144,5 @@ class Detector(nn.Module):
             boxes = boxes * boxes.new_tensor([out[1] / size[1], out[0] / size[0]] * 2)
         result = {"boxes": boxes, "scores": found["scores"], "labels": found["labels"] - self.first_label}
         if "masks" in found:
-            pasted = [paste_masks_in_image(m, b, out)[:, 0] >= 0.5
-                      for m, b in zip(found["masks"].split(PASTE_CHUNK), boxes.split(PASTE_CHUNK)) if len(b)]  # fmt: skip
-            result["masks"] = torch.cat(pasted) if pasted else boxes.new_zeros((0, *out), dtype=torch.bool)
+            result["masks"] = paste_masks(found["masks"], boxes, out)
         return result

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
+
+from .rle import encode_masks
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KINDS = ("bbox", "segm")
@@ -27,13 +28,6 @@ def _backend(name: str):
 
         return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
     raise ValueError(f"unknown backend {name!r}; known: faster_coco_eval, pycocotools")
-
-
-def encode_masks(masks: Tensor) -> list[dict]:
-    """N x H x W bool to COCO's compressed RLE with text counts, as JSON wants them."""
-    planes = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
-    rles = coco_mask.encode(planes) if planes.shape[2] else []
-    return [{"size": [int(s) for s in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
 
 
 class CocoEvaluator:

@@ -8,11 +8,13 @@ from helpers import maps, objects, pyramid, randomise, relative_error
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from detbackbones import InputError, build_backbone, build_detector, list_backbones
 from detbackbones.detectors.anchors import DeclaredAnchorGenerator, default_sizes
 from detbackbones.detectors.detector import resolve_backbone
+from detbackbones.detectors.paste import paste_masks
 from detbackbones.detectors.pooler import DeclaredRoIPooler, roi_align_by_rows
 
 COUNTS = dict(rpn_pre_nms_top_n=(200, 100), rpn_post_nms_top_n=(50, 30), box_batch_size_per_image=16)
@@ -402,3 +404,13 @@ def test_every_structure_builds(kind, name, backbone, suffix):
 def test_parts_that_disagree_are_named(cfg, message):
     with pytest.raises(InputError, match=message):
         build_detector(cfg)
+
+
+def test_masks_are_pasted_as_torchvision_does():
+    """Inside, across every border, outside, thinner than a pixel, larger than the image."""
+    boxes = torch.tensor([[3.2, 4.7, 20.1, 17.9], [-6, -3, 9, 12], [30, 20, 55, 60.5], [60, 60, 70, 70], [5, 5, 5.2, 30],
+                          [-40, -40, 90, 90]])  # fmt: skip
+    probabilities = torch.rand(len(boxes), 1, 28, 28)
+    expected = paste_masks_in_image(probabilities, boxes, (41, 47))[:, 0] >= 0.5
+    assert torch.equal(paste_masks(probabilities, boxes, (41, 47)), expected) and expected.any((1, 2)).tolist() == [True, True, True, False, True, True]
+    assert paste_masks(probabilities[:0], boxes[:0], (41, 47)).shape == (0, 41, 47)

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detbackbones.evaluation.coco import METRIC_NAMES, CocoEvaluator, coco_table
+from detbackbones.evaluation.rle import encode_masks
 
 BACKENDS = ["faster_coco_eval", "pycocotools"]
 
@@ -120,3 +122,18 @@ def test_wrong_input_is_named():
 def test_table_has_all_numbers():
     table = coco_table({"bbox": dict.fromkeys(METRIC_NAMES, 0.5)})
     assert [c.header for c in table.columns][1:] == list(METRIC_NAMES)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_rle_is_pycocotools_own(density):
+    """Noise, rectangles inside and at every border, whole columns that run into each other, an empty and a full mask."""
+    random = torch.Generator().manual_seed(0)
+    masks = torch.rand(9, 23, 17, generator=random) < density
+    for mask, (rows, columns) in zip(masks, [((0, 23), (3, 9)), ((0, 23), (0, 17)), ((5, 9), (0, 2)), ((20, 23), (15, 17)), ((4, 6), (7, 8))]):
+        keep = torch.zeros_like(mask)
+        keep[slice(*rows), slice(*columns)] = True
+        mask &= keep
+    planes = np.asfortranarray(masks.numpy().astype(np.uint8).transpose(1, 2, 0))
+    expected = [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in coco_mask.encode(planes)]
+    assert encode_masks(masks) == expected
+    assert encode_masks(masks[:0]) == []

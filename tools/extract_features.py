@@ -32,7 +32,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from detbackbones import FeatureSpec, InputError, build_backbone, build_neck
-from detbackbones.datasets.coco import resized
+from detbackbones.datasets.coco import read_rgb, resized
 from detbackbones.engine.config import parse_words
 from detbackbones.registry import nearest
 
@@ -64,8 +64,7 @@ def find_images(inputs: list[str]) -> dict[Path, Path]:
 
 def read_image(path: Path, short_side: int | None) -> Tensor:
     try:
-        with Image.open(path) as file:
-            image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+        image = read_rgb(path)
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"image {path} is unreadable ({error})") from None
     size = resized(*image.shape[-2:], short_side, None)
