@@ -4,7 +4,7 @@ _base_ = ["_base_/models/resnet50_fpn.py"]
 
 model = dict(
     type="mask_rcnn",
-    backbone=dict(type="resnet18", weights=None),
+    backbone=dict(type="resnet18", weights=None, out_features=("c2", "c3", "c4")),  # c5 of a 128 px image: 4 x 4 cells
     neck=dict(out_channels=64),
     anchor_scale=4.0,
     rpn_pre_nms_top_n=(400, 200),
@@ -20,10 +20,9 @@ train = dict(ann_file="instances_train.json", image_dir="images")
 val = dict(ann_file="instances_val.json", image_dir="images")
 short_side = None
 long_side = None
-workers = 0
 batch_size = 8
 reference_batch_size = 8
-max_iters = 560
-optimizer = dict(type="AdamW", lr=1e-3, weight_decay=0.01)
+max_iters = 500
+optimizer = dict(type="AdamW", lr=1e-3, weight_decay=0.01, fused=True)
 schedule = dict(warmup_iters=40, warmup_factor=0.01, cosine=True)
 clip_grad_norm = 5.0
