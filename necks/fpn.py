@@ -70,9 +70,11 @@ class FPN(nn.Module):
         for name, inner, layer in reversed(list(zip(self.in_names, self.inner_blocks, self.layer_blocks))):
             lateral = inner(features[name])
             if top is not None:
-                if top.shape[-2:] != lateral.shape[-2:]:
-                    top = F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
-                lateral = lateral + top if self.weight == 1 else (lateral + top) * self.weight
+                if top.shape[-2:] == lateral.shape[-2:]:
+                    lateral = lateral + top
+                else:  # the resized map is nobody else's, so it takes the sum
+                    lateral = F.interpolate(top, size=lateral.shape[-2:], mode="nearest").add_(lateral)
+                lateral = lateral if self.weight == 1 else lateral * self.weight
             top = lateral
             outputs.append(layer(top))
         return outputs[::-1]

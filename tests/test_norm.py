@@ -11,6 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detbackbones import InputError, build_backbone
 from detbackbones.backbones import norm as norms
+from detbackbones.backbones.blocks import Conv2d
 from detbackbones.backbones.norm import convert_norm
 
 
@@ -132,6 +133,36 @@ def test_folding_a_norm_whose_affine_trains(monkeypatch):
     plain(images)["c5"].square().mean().backward()
     for (key, a), b in zip(backbone.named_parameters(), plain.named_parameters()):
         assert relative_error(a.grad, b[1].grad) <= 1e-10, key
+
+
+def frozen_conv():
+    """A convolution in double precision, and the frozen norm behind it."""
+    conv, norm = Conv2d(3, 4, 3).double(), FrozenBatchNorm2d(4).double()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    return conv, norm
+
+
+def test_second_derivatives_go_through_a_fold():
+    """The backward pass folds again; what it gets must be a function of the weight, not a copy."""
+    conv, norm = frozen_conv()
+    x = torch.randn(1, 3, 6, 5, dtype=torch.double, requires_grad=True)
+
+    def second(out):
+        (first,) = torch.autograd.grad(out.sin().sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), conv.weight)[0]
+
+    torch.testing.assert_close(second(norms.conv_norm(x, conv, norm)), second(norm(conv(x))))
+
+
+def test_weights_changed_before_the_backward_pass_are_noticed():
+    conv, norm = frozen_conv()
+    x = torch.randn(1, 3, 6, 5, dtype=torch.double, requires_grad=True)
+    out = norms.conv_norm(x, conv, norm).sum()
+    with torch.no_grad():
+        conv.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        out.backward()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
