@@ -107,22 +107,25 @@ def test_each_roi_is_pooled_from_the_level_that_the_rule_names(strides, levels, 
 def test_roi_align_by_rows_is_torchvisions(aligned, ratio, side):
     """Values and gradients, also of RoIs that reach out of the map, lie outside it or have no area."""
     h, w = side
-    feature = torch.randn(2, 6, h, w, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    features = [torch.randn(2, 6, *shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+                for shape in ((h, w), (h // 2 + 1, w // 2 + 1))]  # fmt: skip
     centre, size = torch.rand(60, 2) * torch.tensor([w, h]) * 4, torch.rand(60, 2) * torch.tensor([w, h]) * 6
     size[:3], centre[3] = 0, -50
     rois = torch.cat([torch.randint(2, (60, 1)), centre - size / 2, centre + size / 2], 1).double()
-    ours = roi_align_by_rows(feature, rois, 7, 0.25, ratio, aligned)
-    theirs = roi_align(feature, rois, 7, 0.25, ratio, aligned)
+    level = torch.randint(2, (60,))
+    ours = roi_align_by_rows(features, (0.25, 0.125), rois, level, 7, ratio, aligned)
+    both = [roi_align(feature, rois, 7, scale, ratio, aligned) for feature, scale in zip(features, (0.25, 0.125))]
+    theirs = torch.where(level[:, None, None, None] == 0, *both)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     towards = torch.randn_like(theirs)
-    gradients = [torch.autograd.grad(pooled, feature, towards)[0] for pooled in (ours, theirs)]
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-11)
-    assert roi_align_by_rows(feature, rois[:0], 7, 0.25, ratio, aligned).shape == (0, 6, 7, 7)
+    for a, b in zip(*(torch.autograd.grad(pooled, features, towards) for pooled in (ours, theirs))):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+    assert roi_align_by_rows(features, (0.25, 0.125), rois[:0], level[:0], 7, ratio, aligned).shape == (0, 6, 7, 7)
 
 
 def test_a_nan_box_ends_in_nan_features():
     rois = torch.tensor([[0, float("nan"), 1, 5, 5]])
-    assert roi_align_by_rows(torch.ones(1, 3, 8, 8), rois, 7, 0.25, 2, True).isnan().all()
+    assert roi_align_by_rows([torch.ones(1, 3, 8, 8)], [0.25], rois, torch.tensor([0]), 7, 2, True).isnan().all()
 
 
 def test_pooler_equals_torchvision_on_the_standard_pyramid():
@@ -300,7 +303,7 @@ def test_the_first_image_decides_nothing(kind, name):
     fresh = copy.deepcopy(detector)
     image = torch.rand(3, 64, 96)
     with torch.no_grad():
-        detector.detect([torch.rand(3, 44, 1333)])  # 100 x 3000 resized, from which torchvision infers wrong RoI scales for good
+        detector.detect([torch.rand(3, 100, 3000)])  # from which torchvision infers wrong RoI scales for good
         after, expected = detector.detect([image])[0], fresh.detect([image])[0]
     assert len(after["boxes"]) and all(torch.equal(after[key], expected[key]) for key in expected)
 

@@ -55,7 +55,8 @@ def test_a_run_leaves_everything_that_the_readme_promises(train, here, capsys):
     saved = torch.load(folder / "last.pt", weights_only=True)
     assert saved["iteration"] == 3 and saved["classes"]["ids"] == [2, 7, 13, 44, 90]
     backbone = saved["config"]["model"]["backbone"]
-    assert backbone == {"type": "resnet18", "weights": None, "norm": "batch", "freeze": 0}  # said outright
+    said_outright = {"norm": "batch", "freeze": 0}
+    assert backbone == {"type": "resnet18", "weights": None, "out_features": ("c2", "c3", "c4"), **said_outright}
     assert load_config(folder / "config.py", {}).model.backbone.to_dict() == backbone
     # the best checkpoint, evaluated again from its file alone, scores the same
     assert main(["eval_only=true", f"checkpoint={folder / 'best.pt'}", "work_dir=again"]) == 0
