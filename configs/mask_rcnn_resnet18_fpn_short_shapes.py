@@ -23,6 +23,6 @@ long_side = None
 batch_size = 8
 reference_batch_size = 8
 max_iters = 500
-optimizer = dict(type="AdamW", lr=1e-3, weight_decay=0.01, fused=True)
+optimizer = dict(type="AdamW", lr=1e-3, weight_decay=0.01)
 schedule = dict(warmup_iters=40, warmup_factor=0.01, cosine=True)
 clip_grad_norm = 5.0

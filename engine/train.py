@@ -43,9 +43,11 @@ def learning_rate_factor(schedule: Schedule, iteration: int, max_iters: int) -> 
 
 
 def make_optimizer(settings: dict, model: nn.Module, scale: float) -> torch.optim.Optimizer:
-    """The optimizer over what trains, its learning rate multiplied by `scale`."""
+    """The optimizer over what trains, its learning rate multiplied by `scale`; fused unless the settings say how it runs."""
     settings = dict(settings)
     kind = OPTIMIZERS[settings.pop("type")]
+    if not {"fused", "foreach"} & settings.keys():
+        settings["fused"] = True
     settings["lr"] = settings["lr"] * scale
     return kind([p for p in model.parameters() if p.requires_grad], **settings)
 
