@@ -245,7 +245,9 @@ class MaskRCNN(FasterRCNN):
         if isinstance(heads.box_head, StageHead):
             heads.mask_head, width = heads.box_head.on_rois, heads.box_head.stage.spec.channels
         else:
+            if not mask_channels or min(mask_channels) < 1:
+                raise InputError(f"mask_channels={tuple(mask_channels)}: one or more widths of at least 1")
             width = self.roi_specs[0].channels
             heads.mask_head = MaskRCNNHeads(width, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
-            width = [width, *mask_channels][-1]
+            width = mask_channels[-1]
         heads.mask_predictor = Float32MaskPredictor(width, mask_dim, self.num_classes + 1)

@@ -90,6 +90,7 @@ CHOICES = {"precision": ("no", "bf16", "fp16"), "eval_backend": ("faster_coco_ev
 LEAST = {"max_iters": 1, "batch_size": 1, "accumulate": 1, "reference_batch_size": 1, "log_every": 1, "eval_every": 1,
          "checkpoint_every": 1, "short_side": 1, "long_side": 1, "workers": 0, "seed": 0, "flip": 0,
          "clip_grad_norm": 0}  # fmt: skip
+MOST = {"flip": 1}
 ERRAND = ("work_dir", "overwrite", "resume", "eval_only", "checkpoint")  # of one call; a saved config leaves them out
 
 
@@ -205,6 +206,11 @@ def check_config(cfg: Config) -> None:
         values = cfg[key] if isinstance(cfg.get(key), (list, tuple)) else [cfg.get(key)]
         if not values or any(value is not None and value < least for value in values):
             raise InputError(f"{key}={cfg[key]!r} must be at least {least}")
+    for key, most in MOST.items():
+        if cfg.get(key, most) > most:
+            raise InputError(f"{key}={cfg[key]!r} must be at most {most}")
+    if cfg.get("schedule", {}).get("warmup_iters", 0) < 0:
+        raise InputError(f"schedule.warmup_iters={cfg.schedule.warmup_iters} must be at least 0")
     if cfg.get("eval_only") and not cfg.get("checkpoint"):
         raise InputError("eval_only=true needs checkpoint=FILE")
     if cfg.get("resume") and cfg.get("overwrite"):

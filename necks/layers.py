@@ -25,6 +25,8 @@ def conv(
 
     Initialised as in the FPN of torchvision and detectron2: uniform, variance 1 / fan in.
     """
+    if cout < 1:
+        raise InputError(f"out_channels of a neck or a head is at least 1, not {cout}")
     if activation is not None and activation not in ACTIVATIONS:
         raise InputError(f"unknown activation {activation!r}; {nearest(str(activation), ACTIVATIONS)}")
     block = Conv2dNormActivation(
