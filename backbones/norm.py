@@ -4,7 +4,9 @@ Words: statistics = running mean and variance; affine = weight and bias. "frozen
 fixes the statistics and lets the affine train, "batch" and "sync" are live, "group" has no statistics.
 """
 
+import weakref
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import torch
@@ -120,10 +122,10 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
         return conv.convolve(x, weight, bias)
     sources = (conv.weight, norm.weight)
     versions = [source._version for source in sources]
-    folded = weight.data_ptr()
+    folded = weakref.ref(weight)
 
     def pack(saved: Tensor) -> Tensor | None:
-        return None if saved.data_ptr() == folded else saved
+        return None if saved is folded() else saved
 
     def unpack(saved: Tensor | None) -> Tensor:
         if saved is not None:
@@ -132,7 +134,9 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
             raise RuntimeError("weights were changed in place between the forward and the backward pass")
         return fold(conv, norm)[0]  # without a graph, unless second derivatives are asked for
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    with ExitStack() as stack:
+        with suppress(RuntimeError):  # the transforms of torch.func refuse such hooks; under them the copy is kept
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
         return conv.convolve(x, weight, bias)
 
 

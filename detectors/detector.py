@@ -122,8 +122,8 @@ class Detector(nn.Module):
         # laid out as channels_last memory and written once; the padding is zero after normalising
         shape = (len(images), height, width, self.backbone.preprocess.channels)
         batch = images[0].new_zeros(shape, dtype=torch.float32).permute(0, 3, 1, 2)
-        for place, image, (h, w) in zip(batch, images, sizes):
-            place[:, :h, :w] = self.backbone.preprocess(image)
+        for index, (image, (h, w)) in enumerate(zip(images, sizes)):
+            batch[index, :, :h, :w] = self.backbone.preprocess(image)
         return ImageList(batch, sizes)
 
     def inner_targets(self, targets: Sequence[Mapping[str, Tensor]], images: ImageList) -> list[dict[str, Tensor]]:

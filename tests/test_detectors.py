@@ -417,3 +417,10 @@ def test_masks_are_pasted_as_torchvision_does():
     expected = paste_masks_in_image(probabilities, boxes, (41, 47))[:, 0] >= 0.5
     assert torch.equal(paste_masks(probabilities, boxes, (41, 47)), expected) and expected.any((1, 2)).tolist() == [True, True, True, False, True, True]
     assert paste_masks(probabilities[:0], boxes[:0], (41, 47)).shape == (0, 41, 47)
+
+
+def test_an_image_may_want_a_gradient():
+    detector = build_detector(form("faster_rcnn", "resnet18", "fpn")).eval()
+    images = [torch.rand(3, 64, 96, requires_grad=True), torch.rand(3, 50, 64, requires_grad=True)]
+    sum(detector.losses(images, [objects(2, 50, 64)] * 2).values()).backward()
+    assert all(image.grad.abs().sum() > 0 for image in images)

@@ -1,6 +1,7 @@
 """Norm kinds, what stays fixed, and folding: the same results and gradients as the unfolded network."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -155,6 +156,20 @@ def test_second_derivatives_go_through_a_fold():
     torch.testing.assert_close(second(norms.conv_norm(x, conv, norm)), second(norm(conv(x))))
 
 
+def test_the_folded_copy_is_gone_after_the_forward_pass(monkeypatch):
+    conv, norm = frozen_conv()
+    made, fold = [], norms.fold
+
+    def watched(*args):
+        weight, bias = fold(*args)
+        made.append(weakref.ref(weight))
+        return weight, bias
+
+    monkeypatch.setattr(norms, "fold", watched)
+    out = norms.conv_norm(torch.randn(1, 3, 6, 5, dtype=torch.double, requires_grad=True), conv, norm)
+    assert out.requires_grad and [copy() for copy in made] == [None]
+
+
 def test_weights_changed_before_the_backward_pass_are_noticed():
     conv, norm = frozen_conv()
     x = torch.randn(1, 3, 6, 5, dtype=torch.double, requires_grad=True)
@@ -163,6 +178,22 @@ def test_weights_changed_before_the_backward_pass_are_noticed():
         conv.weight.mul_(2)
     with pytest.raises(RuntimeError, match="changed in place"):
         out.backward()
+
+
+def test_a_fold_inside_torch_func_and_without_data():
+    conv, norm = frozen_conv()
+    x = torch.randn(1, 3, 6, 5, dtype=torch.double)
+
+    def total(x):
+        return norms.conv_norm(x, conv, norm).sum()
+
+    outside = x.clone().requires_grad_()
+    total(outside).backward()
+    torch.testing.assert_close(torch.func.grad(total)(x), outside.grad)
+    conv, norm = conv.to("meta"), norm.to("meta")
+    x = x.to("meta").requires_grad_()
+    total(x).backward()
+    assert x.grad.shape == x.shape and conv.weight.grad.shape == conv.weight.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
