@@ -29,7 +29,7 @@ def handful(coco_tiny, tmp_path):
 @pytest.mark.parametrize("config,iterations,options", [
     ("mask_rcnn_resnet50_dilated_fpn_1x_coco", 100, []),
     ("mask_rcnn_resnet50_dc5_1x_coco", 100, []),
-    ("mask_rcnn_resnet50_c4_1x_coco", 150, ["model.box_batch_size_per_image=8"]),
+    ("mask_rcnn_resnet50_c4_1x_coco", 220, ["model.box_batch_size_per_image=8"]),
     ("mask_rcnn_resnet50_fpn_1x_coco", 100, ["neck=pafpn"]),
 ])  # fmt: skip
 def test_a_handful_of_images_is_fitted(config, iterations, options, handful, coco_tiny, tmp_path, monkeypatch, record_property):
