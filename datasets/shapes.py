@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from contourpy import contour_generator
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 VERSION = 3  # of what is drawn: part of the cache folder's name

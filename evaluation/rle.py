@@ -1,9 +1,6 @@
 """Masks to COCO's run lengths."""
 
-from collections.abc import Mapping
-
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 

@@ -1,7 +1,6 @@
 import contextlib
 import hashlib
 import io
-import json
 
 import numpy as np
 import pytest

@@ -41,6 +41,7 @@ from detbackbones.benchmarks.works import WORKS
 from detbackbones.engine.config import parse_words
 from detbackbones.registry import nearest
 
+
 def table(settings: Settings, rows: Sequence[Row], flops: float) -> Table:
     about = WORKS[settings.work].about.format(**asdict(settings), and_neck=f" + {settings.neck}" if settings.neck else "")
     title = f"{settings.work}: {about}" + (f", {flops / 1e9:.1f} GFLOP" if flops else "")
