@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..features import FeatureSpec
+from .fuse import fuse_for_inference
 from .preprocess import Preprocess
 
 
@@ -46,8 +47,12 @@ class Backbone(nn.Module):
 
         Raises ValueError for anything else than such a batch.
         """
-        return {name: feature for name, feature in self.levels(self.checked(images)).items() if name in self.outputs}
+        return self.levels(self.checked(images))
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
-        """Every built level by name."""
+        """The levels of `feature_specs` by name; a level that nobody asked for is not kept while deeper ones run."""
         raise NotImplementedError
+
+    def fuse_for_inference(self) -> "Backbone":
+        """A faster copy for deployment, see fuse.py."""
+        return fuse_for_inference(self)

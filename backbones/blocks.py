@@ -2,6 +2,8 @@
 
 Deep Residual Learning, He et al. 2015 (arXiv:1512.03385); Aggregated Residual Transformations, Xie et al. 2016
 (arXiv:1611.05431); Bag of Tricks, He et al. 2018 (arXiv:1812.01187) for the deep stem and the average-pool shortcut.
+
+`norms_follow` says to fuse.py: every norm among the children acts on the convolution before it.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -57,6 +59,8 @@ class DeepStem(nn.Sequential):
     Its last convolution has the norm of the stem behind it, so its `weight` and `bias` are that convolution's.
     """
 
+    norms_follow = True
+
     def __init__(self, cin: int, cout: int, norm: Norm):
         half = cout // 2
         super().__init__(Conv2d(cin, half, 3, 2), norm(half), nn.ReLU(inplace=True),
@@ -105,6 +109,8 @@ class DilatedAvgPool(nn.Module):
 class ConvShortcut(nn.Sequential):
     """1x1 convolution where the shape changes (option B of the ResNet paper, section 4.1), under torchvision's keys."""
 
+    norms_follow = True
+
     def __init__(self, cin: int, cout: int, geometry: BlockGeometry, norm: Norm):
         super().__init__(Conv2d(cin, cout, 1, geometry.stride), norm(cout))
 
@@ -114,6 +120,8 @@ class ConvShortcut(nn.Sequential):
 
 class PoolShortcut(nn.Sequential):
     """Average pool, then a 1x1 convolution without stride (ResNet-D), under timm's keys."""
+
+    norms_follow = True
 
     def __init__(self, cin: int, cout: int, geometry: BlockGeometry, norm: Norm):
         pool: nn.Module = nn.Identity()
@@ -142,6 +150,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions, the first with the stride."""
 
     expansion = 1
+    norms_follow = True
 
     def __init__(self, cin: int, planes: int, geometry: BlockGeometry, norm: Norm, shortcut: type[nn.Module] | None,
                  deform: bool = False, groups: int = 1, width_per_group: int = 64, stride_in_1x1: bool = False):  # fmt: skip
@@ -167,6 +176,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1. The 3x3 carries the stride, or the first 1x1 does (`stride_in_1x1`, the paper's and Caffe's form)."""
 
     expansion = 4
+    norms_follow = True
 
     def __init__(self, cin: int, planes: int, geometry: BlockGeometry, norm: Norm, shortcut: type[nn.Module] | None,
                  deform: bool = False, groups: int = 1, width_per_group: int = 64, stride_in_1x1: bool = False):  # fmt: skip

@@ -138,18 +138,3 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
         with suppress(RuntimeError):  # the transforms of torch.func refuse such hooks; under them the copy is kept
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
         return conv.convolve(x, weight, bias)
-
-
-@torch.no_grad()
-def fold_into(parent: nn.Module) -> None:
-    """Bake each norm that follows a convolution among the children of `parent` into it; Identity takes the norm's place."""
-    before = None
-    for name, child in list(parent.named_children()):
-        if before is not None and folds(child):
-            conv = before if isinstance(before, nn.Conv2d) else before[-1]
-            weight, bias = fold(conv, child)
-            conv.weight = nn.Parameter(weight, requires_grad=False)
-            conv.bias = nn.Parameter(bias, requires_grad=False)
-            setattr(parent, name, nn.Identity())
-        ends_in_conv = isinstance(child, nn.Sequential) and isinstance(child[-1], nn.Conv2d)
-        before = child if isinstance(child, nn.Conv2d) or ends_in_conv else None

@@ -4,7 +4,6 @@ State-dict keys are torchvision's. Words: stage = the blocks that make one level
 part = stem or stage; a removed stride is one that dilation replaces.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,7 @@ from ..registry import InputError, nearest
 from .backbone import Backbone
 from .blocks import BasicBlock, Bottleneck, Conv2d, ConvShortcut, DeepStem, PadShortcut, PoolShortcut, Stage
 from .dilation import Dilation, dilated_stages
-from .norm import Norm, conv_norm, fold_into, resolve_norm
+from .norm import Norm, conv_norm, resolve_norm
 from .preprocess import Preprocess
 from .weights import adapt_channels, load_state, read_weights
 
@@ -64,6 +63,8 @@ class ResNet(Backbone):
 
     Attributes: see Backbone.
     """
+
+    norms_follow = True
 
     def __init__(
         self,
@@ -223,11 +224,13 @@ class ResNet(Backbone):
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         x = self.relu(conv_norm(images, self.conv1, self.bn1))
-        features = {"c1": x}
+        features = {"c1": x} if "c1" in self.outputs else {}
         x = self.maxpool(x)
         for name, key in STAGES.items():
             if key in self._modules:
-                x = features[name] = self._modules[key](x)
+                x = self._modules[key](x)
+                if name in self.outputs:
+                    features[name] = x
         return features
 
     def logits(self, images: Tensor) -> Tensor:
@@ -248,14 +251,3 @@ class ResNet(Backbone):
         stage = self._modules[STAGES[name]]
         del self._modules[STAGES[name]]
         return stage
-
-    def fuse_for_inference(self) -> "ResNet":
-        """A copy for deployment: evaluation mode, no gradients, every batch or frozen norm baked into its convolution.
-
-        Its state dict has biases and no norms. Group norms and callables without statistics stay as they are.
-        """
-        fused = copy.deepcopy(self).eval().requires_grad_(False)
-        for module in list(fused.modules()):
-            if isinstance(module, (ResNet, BasicBlock, Bottleneck, ConvShortcut, PoolShortcut, DeepStem)):
-                fold_into(module)
-        return fused

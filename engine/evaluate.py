@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..backbones.fuse import fuse_for_inference
 from ..datasets.coco import CocoDataset, Unreadable
 from ..evaluation.coco import CocoEvaluator
 from ..registry import InputError
@@ -29,7 +30,8 @@ def evaluate(
     kinds = ("bbox", "segm") if getattr(model, "has_masks", False) else ("bbox",)
     evaluator = CocoEvaluator(dataset.annotations.content, kinds, backend)
     ids = torch.tensor(dataset.annotations.category_ids)
-    model.eval()
+    # on the CPU the copy is an eighth faster; on a GPU it would lose what `compile` made
+    model = fuse_for_inference(model) if device.type == "cpu" else model.eval()
     for items in loader:
         progress()
         for item in items:

@@ -212,19 +212,3 @@ def test_folding_under_autocast_rounds_only_the_product(dtype):
     assert weight.dtype == bias.dtype == torch.float32 and out.dtype == dtype
     assert relative_error(out.float(), expected) < 0.02
     torch.testing.assert_close(bias, torch.full((64,), -0.245), rtol=0, atol=0.02)
-
-
-@pytest.mark.parametrize("arguments", [dict(type="resnet18"), dict(type="resnet50_dc5"), dict(type="resnet18d_dilated"),
-                                       dict(type="resnet20_cifar"), dict(type="resnet18", deform_stages=("c5",)),
-                                       dict(type="resnet18", norm="group")])  # fmt: skip
-def test_fuse_for_inference(arguments):
-    backbone = randomise(build_backbone(arguments)).eval()
-    before = copy.deepcopy(backbone.state_dict())
-    fused = backbone.fuse_for_inference()
-    images = torch.randn(1, 3, 65, 97)
-    with torch.no_grad():
-        for a, b in zip(fused(images).values(), backbone(images).values()):
-            assert relative_error(a, b) <= 1e-5
-    assert any("running_mean" in k for k in fused.state_dict()) is False
-    assert not any(p.requires_grad for p in fused.parameters()) and not fused.training
-    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
