@@ -10,6 +10,8 @@ from torchvision.models.detection.image_list import ImageList
 from ..features import FeatureSpec
 from ..registry import InputError
 
+REMEMBERED = 8  # grids, of 4 MiB each for an image of 800 x 1333
+
 
 def default_sizes(
     feature_specs: Sequence[FeatureSpec], scale: float, single_levels: Sequence[int], octaves: int = 1
@@ -56,6 +58,7 @@ class DeclaredAnchorGenerator(AnchorGenerator):
         if len({len(s) for s in sizes}) != 1 or not sizes[0]:
             raise InputError(f"one head serves all levels, so each needs as many anchor sizes, not {[len(s) for s in sizes]}")
         self.round_anchors = round_anchors
+        self.made: dict[tuple, Tensor] = {}  # by grids and device
         self.strides = [spec.stride for spec in feature_specs]
         if round_anchors:
             sizes = [[int(size) for size in level] for level in sizes]
@@ -75,8 +78,14 @@ class DeclaredAnchorGenerator(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """For every image the same anchors, sum(H * W * A) x 4 xyxy float32, level by level, (H, W, A) order."""
-        device = feature_maps[0].device
-        self.set_cell_anchors(torch.float32, device)
-        strides = [(torch.tensor(stride, device=device),) * 2 for stride in self.strides]
-        anchors = torch.cat(self.grid_anchors([f.shape[-2:] for f in feature_maps], strides))
+        device, grids = feature_maps[0].device, tuple(tuple(f.shape[-2:]) for f in feature_maps)
+        anchors = self.made.pop((grids, device), None)
+        if anchors is None:
+            with torch.inference_mode(False):  # what detection makes must serve training too
+                self.set_cell_anchors(torch.float32, device)
+                strides = [(torch.tensor(stride, device=device),) * 2 for stride in self.strides]
+                anchors = torch.cat(self.grid_anchors(grids, strides))
+        self.made[grids, device] = anchors  # the last one is the most recent
+        if len(self.made) > REMEMBERED:
+            del self.made[next(iter(self.made))]
         return [anchors] * len(image_list.image_sizes)
