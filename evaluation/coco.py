@@ -177,14 +177,22 @@ class _BestDetections:
         self.scorer.cocoGt, self.scorer.cocoDt = self.truth, self.found
         p = self.scorer.params
         p.catIds, p.imgIds = [self.category], sorted({entry["image_id"] for entry in self.entries[:number]})
-        self.scorer.evaluate()
-        self.number = number
+        self.scorer._prepare()
+        self.scorer.ious = {(image, self.category): self.scorer.computeIoU(image, self.category) for image in p.imgIds}
+        self.number, self.areas = number, {}
+
+    def _images(self, area: int) -> list[dict]:
+        """What pycocotools' `evaluate` keeps of every image, for this area range alone: mostly one is asked for."""
+        if area not in self.areas:
+            p = self.scorer.params
+            found = [self.scorer.evaluateImg(image, self.category, p.areaRng[area], p.maxDets[-1]) for image in p.imgIds]
+            self.areas[area] = [image for image in found if image is not None]
+        return self.areas[area]
 
     def second_is_right(self, area: int, threshold: int) -> bool:
         """Of the detections that count in an area range (an index), at an IoU threshold (an index)."""
         while True:
-            per_area = len(self.scorer.evalImgs) // len(self.scorer.params.areaRng)
-            images = [e for e in self.scorer.evalImgs[area * per_area : (area + 1) * per_area] if e is not None]
+            images = self._images(area)
             scores = np.concatenate([e["dtScores"] for e in images])
             ignored = np.concatenate([e["dtIgnore"][threshold] for e in images])
             order = [i for i in np.argsort(-scores, kind="mergesort") if not ignored[i]][:2]
