@@ -217,4 +217,5 @@ def infer(settings: Settings) -> Contenders:
 
         return run, view
 
-    return detectors(settings, build)
+    fused = partial(build, lambda: own_detector(settings).fuse_for_inference(), 0)
+    return detectors(settings, build) | {"detbackbones, fuse_for_inference": fused}
