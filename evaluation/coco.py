@@ -8,6 +8,7 @@ from operator import itemgetter
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.box import SIMPLE_HEAD
@@ -109,13 +110,13 @@ class CocoEvaluator:
             return {kind: self._score(truth, kind) for kind in self.kinds}
 
     def _score(self, truth, kind: str) -> dict[str, float]:
-        results = self.results(kind)
-        if results:
-            found = truth.loadRes(results)
-        else:  # loadRes refuses an empty list
-            found = self._truth_class()
-            found.dataset = {**truth.dataset, "annotations": []}
-            found.createIndex()
+        # not `loadRes`: it refuses an empty list, and makes a polygon for each box, which nobody reads
+        found, results = self._truth_class(), self.results(kind)
+        for number, entry in enumerate(results, 1):
+            area = entry["bbox"][2] * entry["bbox"][3] if kind == "bbox" else coco_mask.area(entry["segmentation"])
+            entry.update(id=number, area=area, iscrowd=0)
+        found.dataset = {**truth.dataset, "annotations": results}
+        found.createIndex()
         scorer = self._eval_class(truth, found, kind)
         scorer.evaluate()
         scorer.accumulate()
