@@ -47,10 +47,10 @@ class Backbone(nn.Module):
 
         Raises ValueError for anything else than such a batch.
         """
-        return self.levels(self.checked(images))
+        return {name: feature for name, feature in self.levels(self.checked(images)).items() if name in self.outputs}
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
-        """The levels of `feature_specs` by name; a level that nobody asked for is not kept while deeper ones run."""
+        """Every level that is asked for by name; others may be there too, but would be kept while deeper ones run."""
         raise NotImplementedError
 
     def fuse_for_inference(self) -> "Backbone":

@@ -74,13 +74,15 @@ class DeepStem(nn.Sequential):
     def bias(self) -> Tensor | None:
         return self[6].bias
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def before_last(self, x: Tensor) -> Tensor:
         x = self[2](conv_norm(x, self[0], self[1]))
-        x = self[5](conv_norm(x, self[3], self[4]))
-        return self[6].convolve(x, weight, bias)
+        return self[5](conv_norm(x, self[3], self[4]))
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self[6].convolve(self.before_last(x), weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.bias)
+        return self[6](self.before_last(x))
 
 
 class DilatedAvgPool(nn.Module):

@@ -4,15 +4,12 @@ import copy
 
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from .blocks import Conv2d, DeepStem, DeformConv2d, Stage
-from .norm import BatchNormEval2d, fold, folds
+from .norm import fold, folds
 from .winograd import WinogradConv2d
 
-# exactly these: a subclass may do more, such as timm's batch norm with an activation
-CONVOLUTIONS = (nn.Conv2d, Conv2d, DeformConv2d)
-NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, BatchNormEval2d, nn.SyncBatchNorm)
+PLAIN = (nn.Conv2d, Conv2d)  # exactly these: a subclass may do more, such as standardise its weights
 
 
 def fuse_for_inference(model: nn.Module) -> nn.Module:
@@ -31,7 +28,7 @@ def fuse_for_inference(model: nn.Module) -> nn.Module:
               for part in module.modules()}  # fmt: skip
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
-            if type(child) in (nn.Conv2d, Conv2d) and child not in coarse and WinogradConv2d.suits(child):
+            if type(child) in PLAIN and child not in coarse and WinogradConv2d.suits(child):
                 setattr(module, name, WinogradConv2d(child))
     return fused
 
@@ -41,10 +38,10 @@ def fold_into(parent: nn.Module) -> None:
     """Bake each norm that follows a convolution among the children of `parent` into it; Identity takes the norm's place."""
     before = None
     for name, child in list(parent.named_children()):
-        if before is not None and type(child) in NORMS and folds(child):
+        if before is not None and folds(child):
             weight, bias = fold(before, child)
             before.weight = nn.Parameter(weight, requires_grad=False)
             before.bias = nn.Parameter(bias, requires_grad=False)
             setattr(parent, name, nn.Identity())
         before = child[-1] if isinstance(child, DeepStem) else child
-        before = before if type(before) in CONVOLUTIONS else None
+        before = before if type(before) in (*PLAIN, DeformConv2d) else None

@@ -88,10 +88,14 @@ def convert_norm(module: nn.Module, to: str) -> nn.Module:
 
 
 def folds(norm: nn.Module) -> bool:
-    """Whether `norm` is an affine map with constants now: frozen, or a batch norm in evaluation mode."""
-    if isinstance(norm, FrozenBatchNorm2d):
+    """Whether `norm` is an affine map with constants now: frozen, or a batch norm in evaluation mode.
+
+    A subclass of these is none: it may do more, as timm's batch norm with an activation does.
+    """
+    if type(norm) is FrozenBatchNorm2d:
         return True
-    return isinstance(norm, LIVE) and not norm.training and norm.track_running_stats and norm.affine
+    live = type(norm) in (BatchNormEval2d, *LIVE)
+    return live and not norm.training and norm.track_running_stats and norm.affine
 
 
 def fold(conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -206,5 +206,4 @@ class TimmBackbone(Backbone):
         features = self.network(images)
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
-        levels = zip(self.built_specs, features)
-        return {spec.name: feature for spec, feature in levels if spec.name in self.outputs}
+        return {spec.name: feature for spec, feature in zip(self.built_specs, features)}

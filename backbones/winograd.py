@@ -2,7 +2,7 @@
 
 Fast Algorithms for Convolutional Neural Networks, Lavin and Gray 2015 (arXiv:1509.09308): output cells come in tiles of
 4 x 4, each from 6 x 6 input cells d, as A^T [(G g G^T) * (B^T d B)] A for a kernel g. A dilated convolution is the same
-on every phase of its lattice. oneDNN has no such kernel (dropped in its version 3).
+on every phase of its lattice. PyTorch asks oneDNN for direct convolutions alone (oneDNN pull request 3139).
 
 The points of interpolation decide about rounding (Barabasz et al. 2018, arXiv:1803.10986). With 0, +-1, +-2, the usual
 ones, the largest error is four times that of these, which is about that of oneDNN's channels_last convolution.
@@ -90,7 +90,8 @@ class WinogradConv2d(nn.Conv2d):
     """A convolution with fixed weights that runs as `winograd` where that is faster, else directly, with equal results.
 
     Faster: float32 on the CPU, outside autocast, no gradient wanted, and a map of FEWEST_TILES or more. It keeps the
-    transformed weights beside the weights (four times their size), outside of the state dict.
+    transformed weights beside the weights (four times their size), outside of the state dict; loading one transforms
+    anew, a change of `weight` in place does not. NaN or infinity in x spreads over whole tiles.
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -99,12 +100,15 @@ class WinogradConv2d(nn.Conv2d):
         self.weight, self.bias = conv.weight, conv.bias
         self.register_buffer("transformed", transform_weight(conv.weight), persistent=False)
 
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self.transformed = transform_weight(self.weight.detach())
+
     @staticmethod
-    def suits(conv: nn.Module) -> bool:
+    def suits(conv: nn.Conv2d) -> bool:
         """Whether such a convolution can do what `conv` does, and would be faster on large maps."""
         return (
-            isinstance(conv, nn.Conv2d)
-            and (conv.kernel_size, conv.stride, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
+            (conv.kernel_size, conv.stride, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
             and conv.padding == conv.dilation
             and conv.dilation[0] == conv.dilation[1]
             and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS

@@ -30,7 +30,7 @@ def evaluate(
     kinds = ("bbox", "segm") if getattr(model, "has_masks", False) else ("bbox",)
     evaluator = CocoEvaluator(dataset.annotations.content, kinds, backend)
     ids = torch.tensor(dataset.annotations.category_ids)
-    # on the CPU the copy is an eighth faster; on a GPU it would lose what `compile` made
+    # the copy is faster on the CPU; on a GPU it would lose what `compile` made
     model = fuse_for_inference(model) if device.type == "cpu" else model.eval()
     for items in loader:
         progress()

@@ -9,7 +9,9 @@ from helpers import randomise, relative_error
 from torch import nn
 
 from detbackbones import build_backbone, build_detector, build_neck
+from detbackbones.backbones.blocks import BasicBlock
 from detbackbones.backbones.fuse import fuse_for_inference
+from detbackbones.backbones.resnet import ResNet
 from detbackbones.backbones.winograd import WinogradConv2d
 
 
@@ -56,22 +58,35 @@ def test_a_neck(cfg):
     assert len(fast_parts(fused)) >= 4 and bool(norms(fused)) == (cfg.get("norm") == "group")
 
 
+FAST = {("mask_rcnn", "fpn"): ("backbone.layer2", "neck.layer_blocks", "rpn.head", "roi_heads.mask_head"),
+        ("retinanet", "fpn"): ("backbone.layer2", "neck.layer_blocks", "head.classification_head", "head.regression_head"),
+        ("mask_rcnn", "none"): ("backbone.layer2", "rpn.head")}  # fmt: skip
+
+
 @pytest.mark.parametrize("form", [dict(neck="fpn", type="mask_rcnn"), dict(neck="fpn", type="retinanet"),
                                   dict(neck="none", type="mask_rcnn", roi_stage="c5")])  # fmt: skip
 def test_a_detector(form):
-    """The same features, proposals' scores and detections; fast convolutions in neck and heads."""
+    """The same features, the same head outputs for the same features, and detections; fast parts where they should be."""
     backbone = dict(type="resnet18", out_features=("c4", "c5") if "roi_stage" in form else ("c2", "c3", "c4", "c5"))
     detector = randomise(build_detector(form | {"backbone": backbone, "num_classes": 3})).eval()
     fused, images = detector.fuse_for_inference(), [torch.rand(3, 192, 256)]
     assert not norms(fused) and detector.training == fused.training is False
-    for model in (detector, fused):
-        getattr(model, "roi_heads", model).score_thresh = 0.0
     with torch.no_grad():
-        (expected,), (found,) = detector.detect(images), fused.detect(images)
-    assert len(found["boxes"]) == len(expected["boxes"]) > 0
-    torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-4)
-    places = {name.split(".")[0] for name in fast_parts(fused)}
-    assert places >= ({"neck"} if form["neck"] == "fpn" else {"backbone"})
+        batch = detector.batch(images).tensors
+        features, found = (model.neck(model.backbone(batch)) for model in (detector, fused))
+        maps = list(features.values())
+        heads = [model.rpn.head(maps) if hasattr(model, "rpn") else model.head(maps).values() for model in (detector, fused)]
+        pairs = [*zip(found.values(), maps), *((a, b) for two in zip(*heads[::-1]) for a, b in zip(*two))]
+        if hasattr(detector, "roi_heads"):
+            pooled = torch.randn(6, maps[0].shape[1], *2 * (detector.roi_heads.box_roi_pool.output_size[0],))
+            pairs.append([model.roi_heads.box_head(pooled) for model in (fused, detector)])
+            pooled = torch.randn(6, maps[0].shape[1], 14, 14)
+            pairs.append([model.roi_heads.mask_head(pooled) for model in (fused, detector)])
+        for ours, expected in pairs:
+            assert relative_error(ours, expected) <= 1e-5
+        assert len(fused(images)) == 1
+    places = {".".join(name.split(".")[:2]) for name in fast_parts(fused)}
+    assert places >= set(FAST[form["type"], form["neck"]])
 
 
 def test_what_is_no_plain_convolution_and_norm_stays():
@@ -95,3 +110,13 @@ def test_timms_networks_keep_their_values():
         for a, b in zip(fused(images).values(), backbone(images).values()):
             assert relative_error(a, b) <= 1e-5
     assert fast_parts(fused)
+
+
+def test_a_wide_deep_stem():
+    """Its last convolution is run by the stem itself."""
+    backbone = randomise(ResNet(BasicBlock, (1, 1), (256, 256), stem="deep")).eval()
+    fused, images = backbone.fuse_for_inference(), torch.randn(1, 3, 64, 96)
+    assert "conv1.6" in fast_parts(fused)
+    with torch.no_grad():
+        for a, b in zip(fused(images).values(), backbone(images).values()):
+            assert relative_error(a, b) <= 1e-5

@@ -4,6 +4,7 @@ import copy
 import weakref
 
 import pytest
+import timm
 import torch
 import torchvision
 from helpers import randomise, relative_error
@@ -212,3 +213,12 @@ def test_folding_under_autocast_rounds_only_the_product(dtype):
     assert weight.dtype == bias.dtype == torch.float32 and out.dtype == dtype
     assert relative_error(out.float(), expected) < 0.02
     torch.testing.assert_close(bias, torch.full((64,), -0.245), rtol=0, atol=0.02)
+
+
+def test_a_norm_that_does_more_is_not_folded():
+    """timm's batch norm with an activation is a BatchNorm2d by class."""
+    block = randomise(build_backbone("resnet18", norm=timm.layers.BatchNormAct2d)).eval().layer1[0]
+    x = torch.randn(1, 64, 16, 16)
+    expected = block.bn1(block.conv1(x))
+    assert expected.min() >= 0
+    torch.testing.assert_close(norms.conv_norm(x, block.conv1, block.bn1), expected, rtol=0, atol=0)

@@ -101,7 +101,7 @@ def test_keeps_the_state_dict_of_a_convolution_and_can_be_copied(calls):
 @pytest.mark.parametrize("other", [
     nn.Conv2d(128, 128, 3, 2, padding=1), nn.Conv2d(128, 128, 3), nn.Conv2d(128, 128, 5, padding=1), nn.Conv2d(64, 128, 3, padding=1),
     nn.Conv2d(256, 256, 3, padding=1, groups=2), nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"),
-    nn.Conv2d(128, 128, 3, padding=(1, 2), dilation=(1, 2)), nn.Conv2d(128, 128, 3, padding=1).bfloat16(), nn.Linear(128, 128),
+    nn.Conv2d(128, 128, 3, padding=(1, 2), dilation=(1, 2)), nn.Conv2d(128, 128, 3, padding=1).bfloat16(),
     nn.Conv2d(128, 128, 3, padding="same")])  # fmt: skip
 def test_other_layers_do_not_suit(other):
     assert not WinogradConv2d.suits(other) and WinogradConv2d.suits(conv())
@@ -130,3 +130,12 @@ def test_an_exported_program_needs_nothing_of_ours():
     program = torch.export.export(fast, (x,))
     assert "detbackbones.winograd" not in program.graph_module.code
     torch.testing.assert_close(program.module()(x), fast(x), rtol=0, atol=1e-5)
+
+
+def test_loading_a_state_dict_changes_what_the_fast_path_computes(calls):
+    one, other, x = WinogradConv2d(conv()), WinogradConv2d(conv()), torch.randn(1, 128, 32, 48)
+    assert (one(x) - other(x)).abs().max() > 0.1
+    one.load_state_dict(other.state_dict())
+    torch.testing.assert_close(one(x), other(x), rtol=0, atol=0)
+    one.load_state_dict(conv(160 - 32).state_dict(), assign=True)
+    assert error(one(x), x, one) <= 5e-6 and len(calls) == 5

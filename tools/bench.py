@@ -40,6 +40,7 @@ from detbackbones.benchmarks.settings import Settings
 from detbackbones.benchmarks.works import WORKS
 from detbackbones.engine.config import parse_words
 from detbackbones.registry import nearest
+from detbackbones.tools import command
 
 
 def table(settings: Settings, rows: Sequence[Row], flops: float) -> Table:
@@ -54,12 +55,12 @@ def table(settings: Settings, rows: Sequence[Row], flops: float) -> Table:
     return made
 
 
-def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, str]]:
+def parse(names: Sequence[str], pairs: Sequence[str]) -> tuple[Settings, dict[str, str]]:
     """The settings, and the files to write: "out", "figure"."""
-    names, known = [a for a in arguments if "=" not in a], [*WORKS, "growth"]
+    known = [*WORKS, "growth"]
     if len(names) != 1 or names[0] not in known:
         raise InputError(f"one work, not {' and '.join(names) or 'none'}; {nearest(' '.join(names), known)}")
-    values = parse_words([a for a in arguments if "=" in a])
+    values = parse_words(pairs)
     files = {key: values.pop(key) for key in ("out", "figure") if key in values}
     keys = {field.name for field in fields(Settings)} - {"work"}
     for key in values:
@@ -68,26 +69,22 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, str]]:
     return Settings(work=names[0], **values), files
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments) or not arguments:
-        print(__doc__)
-        return 0
+def bench(names: list[str], pairs: list[str]) -> None:
     console = Console()
-    try:
-        settings, files = parse(arguments)
-        if settings.work == "growth":
-            found = growth(settings, console, files.get("figure"))
-        else:
-            rows, flops = compare(settings, console)
-            console.print(table(settings, rows, flops))
-            found = {"gflop": flops / 1e9, "rows": [asdict(row) for row in rows]}
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings, files = parse(names, pairs)
+    if settings.work == "growth":
+        found = growth(settings, console, files.get("figure"))
+    else:
+        rows, flops = compare(settings, console)
+        console.print(table(settings, rows, flops))
+        found = {"gflop": flops / 1e9, "rows": [asdict(row) for row in rows]}
     if "out" in files:
         Path(files["out"]).write_text(json.dumps({"settings": asdict(settings), **found}, indent=2) + "\n")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return command(__doc__, bench, arguments)
+
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from torchvision.transforms.v2 import functional as TF
 from detbackbones import FeatureSpec, InputError, build_backbone, build_neck
 from detbackbones.datasets.coco import read_rgb, resized
 from detbackbones.engine.config import parse_words
+from detbackbones.tools import command
 from detbackbones.registry import nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -176,17 +177,12 @@ def extract(inputs: list[str], settings: dict, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments) or not arguments:
-        print(__doc__)
-        return 0
-    try:
+    def body(names: list[str], pairs: list[str]) -> None:
         torch.manual_seed(0)  # without weights, a run that goes on has the same random ones
-        extract([a for a in arguments if "=" not in a], parse_words([a for a in arguments if "=" in a]), Console())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        extract(names, parse_words(pairs), Console())
+
+    return command(__doc__, body, arguments)
+
 
 
 if __name__ == "__main__":

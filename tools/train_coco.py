@@ -24,6 +24,7 @@ from detbackbones.engine.evaluate import evaluate
 from detbackbones.engine.picture import save_grid
 from detbackbones.engine.train import Trainer, progress_bars
 from detbackbones.evaluation.coco import coco_table
+from detbackbones.tools import command
 
 RUNS = Path("runs")
 GRID_IMAGES = 9
@@ -152,29 +153,23 @@ def run_training(cfg, run: Run, name: str, console: Console) -> None:
     finish(folder, scores, trainer.accelerator.unwrap_model(trainer.model), validation, device, console)
 
 
+def train_or_evaluate(named: list[str], pairs: list[str]) -> None:
+    if len(named) > 1:
+        raise InputError(f"one config at a time, not {' and '.join(named)}")
+    overrides = parse_overrides(pairs)
+    source: dict | Path = find_config(named[0] if named else DEFAULT_CONFIG)
+    name = source.stem
+    saved = overrides.get("checkpoint" if overrides.get("eval_only") else "work_dir")
+    if saved and not named and (overrides.get("eval_only") or overrides.get("resume")):  # a run says itself what it is
+        source, name = read_checkpoint(saved)["config"], run_name(saved)
+    cfg = load_config(source, overrides)
+    run = as_run(cfg)
+    (run_evaluation if run.eval_only else run_training)(cfg, run, name, Console())
+
+
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    console = Console()
-    try:
-        named = [a for a in arguments if "=" not in a]
-        if len(named) > 1:
-            raise InputError(f"one config at a time, not {' and '.join(named)}")
-        overrides = parse_overrides([a for a in arguments if "=" in a])
-        source: dict | Path = find_config(named[0] if named else DEFAULT_CONFIG)
-        name = source.stem
-        saved = overrides.get("checkpoint" if overrides.get("eval_only") else "work_dir")
-        if saved and not named and (overrides.get("eval_only") or overrides.get("resume")):  # a run says itself what it is
-            source, name = read_checkpoint(saved)["config"], run_name(saved)
-        cfg = load_config(source, overrides)
-        run = as_run(cfg)
-        (run_evaluation if run.eval_only else run_training)(cfg, run, name, console)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(__doc__, train_or_evaluate, arguments, bare=True)
+
 
 
 if __name__ == "__main__":

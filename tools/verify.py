@@ -13,32 +13,29 @@ import torch
 from detbackbones import InputError, describe, verify_dilation
 from detbackbones.backbones.verify import EXACT
 from detbackbones.engine.config import parse_words
+from detbackbones.tools import command
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    names = [a for a in arguments if "=" not in a]
-    if {"-h", "--help"} & set(arguments) or not arguments:
-        print(__doc__)
-        return 0
-    try:
-        if len(names) != 1:
-            raise InputError(f"one backbone at a time, not {' and '.join(names) or 'none'}")
-        settings = parse_words([a for a in arguments if "=" in a])
-        size = settings.pop("size", (97, 130))
-        if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
-            raise InputError(f"size={size!r} is not (height,width)")
-        torch.manual_seed(0)
-        description = describe(names[0], **settings)
-        errors = verify_dilation(names[0], size, **settings)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def verify(names: list[str], pairs: list[str]) -> int:
+    if len(names) != 1:
+        raise InputError(f"one backbone at a time, not {' and '.join(names) or 'none'}")
+    settings = parse_words(pairs)
+    size = settings.pop("size", (97, 130))
+    if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
+        raise InputError(f"size={size!r} is not (height,width)")
+    torch.manual_seed(0)
+    description = describe(names[0], **settings)
+    errors = verify_dilation(names[0], size, **settings)
     print(description)
     print(f"\nmax|dilated - undilated| / max|undilated| on a {size[0]} x {size[1]} image, float32, random norm statistics:")
     for name, error in errors.items():
         print(f"  {name}  {error:.1e}  {'exact' if error <= EXACT else 'not exact'}")
     return 0 if max(errors.values()) <= EXACT else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return command(__doc__, verify, arguments)
+
 
 
 if __name__ == "__main__":
