@@ -18,7 +18,8 @@ def fuse_for_inference(model: nn.Module) -> nn.Module:
     A batch or frozen norm is baked into the convolution that it follows in an `nn.Sequential` or in a module of ours;
     others, such as group norms and those inside timm's networks, stay as they are. The copy's state dict has biases in
     place of those norms. On the CPU in float32 wide 3x3 convolutions run as `winograd.py` describes, which needs four
-    times their memory; those of a stage at stride 32 do not, as its maps are small and its weights large.
+    times their memory; those of a stage at stride 32 do not, which would save 1 to 2 % of ResNet-50's time for more
+    memory than all others take.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(fused.modules()):
