@@ -142,6 +142,9 @@ def mmdet_backbone(backbone: str, freeze: bool) -> nn.Module:
         network = ResNeXt(groups=first.groups, base_width=first.out_channels // first.groups, **arguments)
     else:
         network = ResNet(**arguments)
+    for name in network.res_layers:  # mmdet dilates a stage's first block like the others; the work here is the reference's
+        conv, own = (layers.get_submodule(name)[0].conv2 for layers in (network, theirs))
+        conv.dilation, conv.padding = own.dilation, own.padding
     network.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}, strict=False)
     return Renamed(network, list(LAYERS.values()))
 
