@@ -12,6 +12,7 @@ what a head predicts; a stage is the blocks that make one level of the backbone.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -49,19 +50,48 @@ class Float32MaskPredictor(MaskRCNNPredictor):
 class StageHead(nn.Module):
     """Box head of the C4 form: the backbone's stage on every RoI, then the mean over space (detectron2 Res5ROIHeads).
 
-    It owns the stage. The mask branch uses `on_rois` of the same object, so the state dict holds the stage once.
+    K x C4 channels x 14 x 14 -> K x C5 channels; `made`, the stage's K x C5 channels x 7 x 7 (where it has stride 2), is
+    for the masks.
     """
 
     def __init__(self, stage: nn.Module):
         super().__init__()
         self.stage = stage
-
-    def on_rois(self, pooled: Tensor) -> Tensor:
-        """K x C4 channels x 14 x 14 -> K x C5 channels x 7 x 7, where the stage has stride 2."""
-        return self.stage(pooled)
+        self.made: Tensor | None = None
 
     def forward(self, pooled: Tensor) -> Tensor:
-        return self.on_rois(pooled).mean(dim=(2, 3))
+        self.made = self.stage(pooled)
+        return self.made.mean(dim=(2, 3))
+
+
+class StageRoIHeads(RoIHeads):
+    """RoI heads of the C4 form: box head and mask head are one stage of the backbone, which box_head holds.
+
+    In training masks are predicted for RoIs that boxes are predicted for as well, from what the stage has made of them
+    there, so it runs once (detectron2 Res5ROIHeads).
+    """
+
+    def add_masks(self, pooler: DeclaredRoIPooler, predictor: nn.Module) -> None:
+        self.mask_pooler, self.mask_predictor = pooler, predictor
+        self.mask_roi_pool, self.mask_head = self.stage_on_masks, nn.Identity()
+
+    def select_training_samples(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple:
+        samples = super().select_training_samples(proposals, targets)
+        self.is_object = torch.cat(samples[2]) > 0  # their labels
+        return samples
+
+    def stage_on_masks(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        made, self.box_head.made = self.box_head.made, None
+        if self.training and self.mask_pooler.output_size == self.box_roi_pool.output_size:
+            return made[self.is_object]
+        del made  # not kept while the stage works
+        return self.box_head.stage(self.mask_pooler(features, boxes, image_shapes))
+
+    def forward(self, *args, **kwargs) -> tuple:
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.box_head.made = self.is_object = None  # a graph does not outlive its step
 
 
 @contextmanager
@@ -171,7 +201,7 @@ class FasterRCNN(Detector):
                 box_head = FastRCNNConvFCHead(shape, list(box_head_convs), [box_dim], norm_layer(head_norm))
             else:
                 box_head = TwoMLPHead(channels * pool_size**2, box_dim)
-        self.roi_heads = RoIHeads(
+        self.roi_heads = (RoIHeads if stage is None else StageRoIHeads)(
             DeclaredRoIPooler(self.roi_specs, pool_size, **self.roi_options),
             box_head, Float32BoxPredictor(box_dim, num_classes + 1),
             box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction,
@@ -239,14 +269,13 @@ class MaskRCNN(FasterRCNN):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        heads = self.roi_heads
-        heads.mask_roi_pool = DeclaredRoIPooler(self.roi_specs, mask_pool_size, **self.roi_options)
-        if isinstance(heads.box_head, StageHead):
-            heads.mask_head, width = heads.box_head.on_rois, heads.box_head.stage.spec.channels
-        else:
-            if not mask_channels or min(mask_channels) < 1:
-                raise InputError(f"mask_channels={tuple(mask_channels)}: one or more widths of at least 1")
-            width = self.roi_specs[0].channels
-            heads.mask_head = MaskRCNNHeads(width, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
-            width = mask_channels[-1]
-        heads.mask_predictor = Float32MaskPredictor(width, mask_dim, self.num_classes + 1)
+        heads, pooler = self.roi_heads, DeclaredRoIPooler(self.roi_specs, mask_pool_size, **self.roi_options)
+        if isinstance(heads, StageRoIHeads):
+            width = heads.box_head.stage.spec.channels
+            heads.add_masks(pooler, Float32MaskPredictor(width, mask_dim, self.num_classes + 1))
+            return
+        if not mask_channels or min(mask_channels) < 1:
+            raise InputError(f"mask_channels={tuple(mask_channels)}: one or more widths of at least 1")
+        heads.mask_roi_pool = pooler
+        heads.mask_head = MaskRCNNHeads(self.roi_specs[0].channels, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
+        heads.mask_predictor = Float32MaskPredictor(mask_channels[-1], mask_dim, self.num_classes + 1)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from helpers import objects, randomise, relative_error
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from detbackbones import InputError, build_backbone, build_detector, list_backbones
+from detbackbones.backbones.norm import convert_norm
 from detbackbones.detectors.detector import resolve_backbone
 
 COUNTS = dict(rpn_pre_nms_top_n=(200, 100), rpn_post_nms_top_n=(50, 30), box_batch_size_per_image=16)
@@ -223,10 +225,41 @@ def test_the_stage_has_one_owner():
     detector = build_detector(form("mask_rcnn", "resnet50", "c4"))
     keys = list(detector.state_dict())
     assert not [k for k in keys if "layer4" in k] and len([k for k in keys if ".stage." in k]) == 60
-    assert detector.roi_heads.mask_head.__self__ is detector.roi_heads.box_head
     twin = copy.deepcopy(detector)
-    assert twin.roi_heads.mask_head.__self__ is twin.roi_heads.box_head is not detector.roi_heads.box_head
+    assert twin.roi_heads.mask_roi_pool.__self__ is twin.roi_heads is not detector.roi_heads
     assert detector.backbone.size_divisor == 16 and [s.name for s in detector.backbone.feature_specs] == ["c4"]
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_masks_train_on_what_the_stage_made_for_boxes(mode):
+    """Losses and gradients are those of torchvision's heads, which run the stage on the objects' RoIs again."""
+    detector = convert_norm(build_detector(form("mask_rcnn", "resnet18", "c4")), "frozen").train(mode)
+    heads, calls, found = detector.roi_heads, [], []
+    heads.box_head.stage.register_forward_hook(lambda *_: calls.append(1))
+    images, targets = [torch.rand(3, 70, 90), torch.rand(3, 64, 50)], [objects(3, 70, 90), objects(2, 64, 50)]
+
+    def run():
+        torch.manual_seed(0)
+        losses = detector.losses(images, targets)
+        parameters = [p for p in detector.parameters() if p.requires_grad]
+        found.append((losses, torch.autograd.grad(sum(losses.values()), parameters)))
+
+    run()
+    assert len(calls) == 1 and heads.box_head.made is None
+    heads.__class__, heads.mask_roi_pool, heads.mask_head = RoIHeads, heads.mask_pooler, heads.box_head.stage
+    run()
+    assert len(calls) == 3
+    (losses, gradients), (theirs, their_gradients) = found
+    assert all(relative_error(losses[name], theirs[name]) <= 1e-5 for name in theirs) and losses["loss_mask"] > 0
+    assert all(relative_error(a, b) <= 1e-4 for a, b in zip(gradients, their_gradients))
+
+
+def test_masks_of_another_pool_size_run_the_stage_themselves():
+    detector = build_detector(form("mask_rcnn", "resnet18", "c4", mask_pool_size=8)).train()
+    calls = []
+    detector.roi_heads.box_head.stage.register_forward_hook(lambda _, pooled, __: calls.append(pooled[0].shape[-1]))
+    detector.losses([torch.rand(3, 64, 64)], [objects(2, 64, 64)])
+    assert calls == [14, 8]
 
 
 def test_freeze_and_norm_follow_from_weights():
