@@ -46,7 +46,7 @@ def growth(settings: Settings, console: Console, figure: str | None) -> dict:
 
 
 def draw(rows: list[Mapping], peak: float, path: str) -> None:
-    """Time and memory against operations, a line for each kind of growth, beside what the matrix product would take."""
+    """Time and memory against operations, beside what the matrix product would take; networks are points, not a line."""
     canvas = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(canvas)
     time, memory = canvas.subplots(1, 2)
@@ -54,9 +54,9 @@ def draw(rows: list[Mapping], peak: float, path: str) -> None:
     time.plot(work, [gflop * 1e9 / peak * 1e3 for gflop in work], "k--", linewidth=1, label="at the matrix-product rate")
     for kind in STEPS:
         own = sorted((row for row in rows if row["kind"] == kind), key=lambda row: row["gflop"])
-        time.plot([r["gflop"] for r in own], [r["milliseconds"] for r in own], "o-", label=kind, markersize=4)
-        if all(r["mib"] is not None for r in own):
-            memory.plot([r["gflop"] for r in own], [r["mib"] for r in own], "o-", label=kind, markersize=4)
+        for axes, key in ((time, "milliseconds"), (memory, "mib")):
+            if all(row[key] is not None for row in own):
+                axes.plot([r["gflop"] for r in own], [r[key] for r in own], "o" if kind == "network" else "o-", label=kind, markersize=4)
     for axes, name in ((time, "milliseconds"), (memory, "MiB above an idle process")):
         axes.set(xscale="log", yscale="log", xlabel="GFLOP", ylabel=name)
         axes.grid(True, which="both", alpha=0.3)
