@@ -29,7 +29,7 @@ class Work:
 
     Attributes:
         contenders: the reference first.
-        tolerance: how far an output may be from the reference's, relative.
+        tolerance: how far an output may be from the reference's, relative, in float32.
         of_network: operations and memory have a meaning.
         about: what the title says.
     """
@@ -41,7 +41,7 @@ class Work:
 
 
 def network_tolerance(settings: Settings) -> float:
-    return 1e-4 if settings.dtype == "float32" else 0.1
+    return 1e-4
 
 
 def training_tolerance(settings: Settings) -> float:
@@ -51,7 +51,7 @@ def training_tolerance(settings: Settings) -> float:
 
 
 def detection_tolerance(settings: Settings) -> float:
-    return 1e-3 if settings.dtype == "float32" and not any(side % 64 for side in settings.size) else 0.1
+    return 0.1 if any(side % 64 for side in settings.size) else 1e-3
 
 
 def no_tolerance(settings: Settings) -> float:

@@ -31,6 +31,13 @@ def test_ours_and_torchvision_do_the_same_work(work, bench):
     assert rows["torchvision"]["speed"] == 1 and rows["torchvision"]["difference"] == 0
 
 
+@pytest.mark.parametrize("work", ["features", "train"])
+def test_lower_precision_is_compared_with_float32(work, bench):
+    rows = {row["name"]: row for row in bench(work, "dtype=bfloat16", *SMALL)["rows"]}
+    reference = rows["torchvision"]["difference"]
+    assert 1e-3 < reference and 0 < rows["detbackbones"]["difference"] <= max(2 * reference, 0.1 if work == "train" else 0)
+
+
 def test_memory_is_that_of_a_process_of_its_own(bench):
     rows = bench("features", "backbone=resnet18", "size=(64,64)", "rounds=1", "peers=false")["rows"]
     assert all(40 < row["memory"] < 2000 for row in rows)  # 11.2 M parameters are 43 MiB

@@ -16,11 +16,12 @@ Keys: backbone=resnet101_dilated neck=fpn detector=faster_rcnn size=(480,640) ba
 device=cuda memory_format=channels_last (of the peers; ours decides by itself) peers=false memory=false rounds=10
 data_root=DIR (loader) out=FILE.json figure=FILE.png (growth).
 
-The first line of a table is the reference; an output that differs from its own is not timed. Contenders run in turn,
-round after round. Times are medians, "spread" half the distance between the quartiles, "speed" the median over the
-rounds of reference / contender. Memory is the peak above what was in use before the model was built, each contender in
-a process of its own (on a GPU the allocator's peak). "of peak" is the share of the machine's measured matrix-product
-rate. torchvision and timm are always there; detectron2 and mmdet take part where Python can import them.
+The first line of a table is the reference; an output that differs from its own is not timed (in lower precision all are
+compared with the reference in float32). Contenders run in turn, round after round. Times are medians, "spread" half the
+distance between the quartiles, "speed" the median over the rounds of reference / contender. Memory is the peak above what
+was in use before the model was built, each contender in a process of its own (on a GPU the allocator's peak). "of peak" is
+the share of the machine's measured matrix-product rate. torchvision and timm are always there; detectron2 and mmdet take
+part where Python can import them.
 """
 
 import json
@@ -84,7 +85,6 @@ def bench(names: list[str], pairs: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     return command(__doc__, bench, arguments)
-
 
 
 if __name__ == "__main__":
