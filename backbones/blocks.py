@@ -17,6 +17,7 @@ from torchvision.ops import deform_conv2d
 from ..features import FeatureSpec
 from .dilation import BlockGeometry
 from .norm import LIVE, Norm, conv_norm
+from .winograd import convolve
 
 
 class Conv2d(nn.Conv2d):
@@ -26,7 +27,10 @@ class Conv2d(nn.Conv2d):
         super().__init__(cin, cout, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return convolve(self, x, weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias)
 
 
 class DeformConv2d(Conv2d):
@@ -48,9 +52,6 @@ class DeformConv2d(Conv2d):
         out = deform_conv2d(x, offset, weight.to(x.dtype), None if bias is None else bias.to(x.dtype),
                             self.stride, self.padding, self.dilation, mask)  # fmt: skip
         return out.contiguous(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.bias)
 
 
 class DeepStem(nn.Sequential):

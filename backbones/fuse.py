@@ -7,9 +7,9 @@ from torch import nn
 
 from .blocks import Conv2d, DeepStem, DeformConv2d, Stage
 from .norm import fold, folds
-from .winograd import WinogradConv2d
+from .winograd import WinogradConv2d, suits
 
-PLAIN = (nn.Conv2d, Conv2d)  # exactly these: a subclass may do more, such as standardise its weights
+PLAIN = (nn.Conv2d, Conv2d, WinogradConv2d)  # exactly these: a subclass may do more, such as standardise its weights
 
 
 def fuse_for_inference(model: nn.Module) -> nn.Module:
@@ -29,8 +29,9 @@ def fuse_for_inference(model: nn.Module) -> nn.Module:
               for part in module.modules()}  # fmt: skip
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
-            if type(child) in PLAIN and child not in coarse and WinogradConv2d.suits(child):
-                setattr(module, name, WinogradConv2d(child))
+            known = type(child) in PLAIN and (child.weight.device.type, child.weight.dtype) == ("cpu", torch.float32)
+            if known and child not in coarse and suits(child):
+                setattr(module, name, WinogradConv2d(child).bake())
     return fused
 
 

@@ -44,6 +44,11 @@ def network_tolerance(settings: Settings) -> float:
     return 1e-4
 
 
+def step_tolerance(settings: Settings) -> float:
+    """The gradient of 101 layers doubles the noise of the features many times."""
+    return 1e-3
+
+
 def training_tolerance(settings: Settings) -> float:
     """Float noise in the features turns the order of nearly equal proposals, and other RoIs are sampled: the work is alike,
     not the same. And torchvision guesses the stride of P6, wrongly where a side is no multiple of 64 (480 px: 60)."""
@@ -61,7 +66,7 @@ def no_tolerance(settings: Settings) -> float:
 NETWORK = "{backbone}{and_neck}, {batch} x 3 x {size[0]} x {size[1]}, {dtype}, {device}"
 WORKS = {
     "features": Work(networks.features, network_tolerance, True, NETWORK),
-    "step": Work(networks.step, network_tolerance, True, NETWORK),
+    "step": Work(networks.step, step_tolerance, True, NETWORK),
     "train": Work(networks.train, training_tolerance, True, f"{{detector}}, {NETWORK}"),
     "infer": Work(networks.infer, detection_tolerance, True, f"{{detector}}, {NETWORK}"),
     "evaluation": Work(data.evaluation, no_tolerance, False, "200,000 boxes, 5000 images, 80 classes"),

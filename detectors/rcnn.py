@@ -20,6 +20,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from ..backbones.winograd import with_winograd
 from ..features import FeatureSpec
 from ..necks.layers import norm_layer
 from ..registry import DETECTORS, InputError, build_neck, nearest
@@ -183,7 +184,7 @@ class FasterRCNN(Detector):
         sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS) if anchor_sizes is None else anchor_sizes
         anchors = DeclaredAnchorGenerator(specs, sizes, aspect_ratios, round_anchors)
         self.rpn = RegionProposalNetwork(
-            anchors, Float32RPNHead(channels, anchors.num_anchors_per_location()[0], rpn_conv_depth),
+            anchors, with_winograd(Float32RPNHead(channels, anchors.num_anchors_per_location()[0], rpn_conv_depth)),
             rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image, rpn_positive_fraction,
             dict(zip(("training", "testing"), rpn_pre_nms_top_n)), dict(zip(("training", "testing"), rpn_post_nms_top_n)),
             rpn_nms_thresh,
@@ -198,7 +199,7 @@ class FasterRCNN(Detector):
             pool_size, box_dim = box_pool_size or 7, box_head_dim
             if box_head_convs:
                 shape = (channels, pool_size, pool_size)
-                box_head = FastRCNNConvFCHead(shape, list(box_head_convs), [box_dim], norm_layer(head_norm))
+                box_head = with_winograd(FastRCNNConvFCHead(shape, list(box_head_convs), [box_dim], norm_layer(head_norm)))
             else:
                 box_head = TwoMLPHead(channels * pool_size**2, box_dim)
         self.roi_heads = (RoIHeads if stage is None else StageRoIHeads)(
@@ -277,5 +278,7 @@ class MaskRCNN(FasterRCNN):
         if not mask_channels or min(mask_channels) < 1:
             raise InputError(f"mask_channels={tuple(mask_channels)}: one or more widths of at least 1")
         heads.mask_roi_pool = pooler
-        heads.mask_head = MaskRCNNHeads(self.roi_specs[0].channels, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
+        heads.mask_head = with_winograd(
+            MaskRCNNHeads(self.roi_specs[0].channels, list(mask_channels), 1, norm_layer(kwargs.get("head_norm")))
+        )
         heads.mask_predictor = Float32MaskPredictor(mask_channels[-1], mask_dim, self.num_classes + 1)

@@ -12,6 +12,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from ..backbones.winograd import with_winograd
 from ..necks.layers import norm_layer
 from ..registry import DETECTORS, InputError, build_neck, nearest
 from .anchors import DeclaredAnchorGenerator, default_sizes
@@ -75,7 +76,7 @@ class RetinaNet(Detector):
         sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS, anchor_octaves) if anchor_sizes is None else anchor_sizes
         self.anchor_generator = DeclaredAnchorGenerator(specs, sizes, aspect_ratios, round_anchors)
         count = self.anchor_generator.num_anchors_per_location()[0]
-        self.head = Float32RetinaNetHead(shared_width(specs, neck), count, num_classes, norm_layer(head_norm))
+        self.head = with_winograd(Float32RetinaNetHead(shared_width(specs, neck), count, num_classes, norm_layer(head_norm)))
         self.head.regression_head._loss_type = box_loss  # where torchvision's own builder of the giou form says it
         self.proposal_matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))

@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
 from ..backbones.norm import NORMS
+from ..backbones.winograd import with_winograd
 from ..registry import InputError, nearest
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
@@ -36,4 +37,4 @@ def conv(
     nn.init.kaiming_uniform_(block[0].weight, a=1)
     if block[0].bias is not None:
         nn.init.zeros_(block[0].bias)
-    return block
+    return with_winograd(block)
