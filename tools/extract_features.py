@@ -34,8 +34,8 @@ from torchvision.transforms.v2 import functional as TF
 from detbackbones import FeatureSpec, InputError, build_backbone, build_neck
 from detbackbones.datasets.coco import read_rgb, resized
 from detbackbones.engine.config import parse_words
-from detbackbones.tools import command
 from detbackbones.registry import nearest
+from detbackbones.tools import command
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DEFAULTS = {"out": None, "backbone": "resnet50", "weights": None, "neck": None, "features": None, "short_side": None,
@@ -182,7 +182,6 @@ def main(arguments: list[str] | None = None) -> int:
         extract(names, parse_words(pairs), Console())
 
     return command(__doc__, body, arguments)
-
 
 
 if __name__ == "__main__":

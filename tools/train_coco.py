@@ -171,6 +171,5 @@ def main(arguments: list[str] | None = None) -> int:
     return command(__doc__, train_or_evaluate, arguments, bare=True)
 
 
-
 if __name__ == "__main__":
     sys.exit(main())

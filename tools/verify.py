@@ -37,6 +37,5 @@ def main(arguments: list[str] | None = None) -> int:
     return command(__doc__, verify, arguments)
 
 
-
 if __name__ == "__main__":
     sys.exit(main())
