@@ -162,10 +162,21 @@ def own_detector(settings: Settings, **backbone) -> nn.Module:
     return detector.to(settings.device)
 
 
+def compiled_detector(settings: Settings) -> nn.Module:
+    """Backbone and neck compiled, as engine/train.py does."""
+    detector = own_detector(settings)
+    for part in (detector.backbone, detector.neck):
+        part.compile()
+    return detector
+
+
 def detectors(settings: Settings, build: Callable[[Callable[[], nn.Module], int], Built]) -> Contenders:
     """`build` takes what makes the detector and the label of its first class."""
     theirs = {"torchvision": partial(build, partial(their_detector, settings), 1)} if settings.peers and has_peer(settings) else {}
-    return theirs | {"detbackbones": partial(build, partial(own_detector, settings), 0)}
+    ours = {"detbackbones": partial(build, partial(own_detector, settings), 0)}
+    if settings.compile:
+        ours["detbackbones, compiled"] = partial(build, partial(compiled_detector, settings), 0)
+    return theirs | ours
 
 
 def train(settings: Settings) -> Contenders:

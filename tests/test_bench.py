@@ -38,6 +38,13 @@ def test_lower_precision_is_compared_with_float32(work, bench):
     assert 1e-3 < reference and 0 < rows["detbackbones"]["difference"] <= max(2 * reference, 0.1 if work == "train" else 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["features", "train"])
+def test_compile_adds_a_contender(work, bench):
+    plain, compiled = ([row["name"] for row in bench(work, *options, *SMALL)["rows"]] for options in ([], ["compile=true"]))
+    assert set(compiled) > set(plain) and compiled[-1].startswith("detbackbones") and compiled[-1].endswith(", compiled")
+
+
 def test_memory_is_that_of_a_process_of_its_own(bench):
     rows = bench("features", "backbone=resnet18", "size=(64,64)", "rounds=1", "peers=false")["rows"]
     assert all(40 < row["memory"] < 2000 for row in rows)  # 11.2 M parameters are 43 MiB
