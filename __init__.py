@@ -6,12 +6,13 @@ __version__ = "0.1.0"
 
 # pytest imports this file a second time under its folder's name: it must define nothing that could exist twice.
 _HOME = {
-    "FeatureSpec": "features",
-    "convert_norm": "backbones.norm",
+    "FeatureSpec": "specs",
+    "convert_norm": "layers.norm",
+    "InputError": "errors",
     "describe": "backbones.describe",
     "verify_dilation": "backbones.verify",
     **dict.fromkeys(
-        ["BACKBONES", "NECKS", "DETECTORS", "InputError", "build_backbone", "build_neck", "build_detector",
+        ["BACKBONES", "NECKS", "DETECTORS", "build_backbone", "build_neck", "build_detector",
          "list_backbones", "list_necks", "list_detectors"], "registry"),
 }  # fmt: skip
 __all__ = [*_HOME]

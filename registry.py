@@ -5,7 +5,6 @@ with `@BACKBONES.register_module()` or through the entry-point groups `detbackbo
 (an entry point named like the part, which loads the class or function to register).
 """
 
-import difflib
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
@@ -14,26 +13,17 @@ from importlib import metadata
 
 from mmengine.registry import Registry
 
+from .errors import InputError, did_you_mean
+
 __all__ = [
-    "BACKBONES", "NECKS", "DETECTORS", "InputError", "build_backbone", "build_neck", "build_detector",
-    "list_backbones", "list_necks", "list_detectors", "nearest", "lookup", "check_arguments",
+    "BACKBONES", "NECKS", "DETECTORS", "build_backbone", "build_neck", "build_detector",
+    "list_backbones", "list_necks", "list_detectors", "lookup", "check_arguments",
 ]  # fmt: skip
 
 BACKBONES = Registry("backbone", scope="detbackbones", locations=["detbackbones.backbones"])
 NECKS = Registry("neck", scope="detbackbones", locations=["detbackbones.necks"])
 DETECTORS = Registry("detector", scope="detbackbones", locations=["detbackbones.detectors"])
 _entry_points_loaded: set[str] = set()
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used. The message is one line that names the culprit and a way out."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known words nearest to `word`, or all of them where none is near."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.55)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
 def _load_members(registry: Registry) -> None:
@@ -57,7 +47,7 @@ def lookup(registry: Registry, name: str):
         return functools.partial(registry.module_dict["timm"], name.removeprefix("timm:"))
     found = registry.module_dict.get(name)
     if found is None:
-        raise InputError(f"unknown {registry.name} {name!r}; {nearest(str(name), registry.module_dict)}")
+        raise InputError(f"unknown {registry.name} {name!r}; {did_you_mean(str(name), registry.module_dict)}")
     return found
 
 
@@ -78,7 +68,7 @@ def check_arguments(factory, arguments: Iterable[str], where: str) -> None:
     accepted = accepted_arguments(factory)
     for name in arguments:
         if accepted is not None and name not in accepted:
-            raise InputError(f"{where} has no argument {name!r}; {nearest(name, accepted)}")
+            raise InputError(f"{where} has no argument {name!r}; {did_you_mean(name, accepted)}")
 
 
 def _build(registry: Registry, cfg: str | Mapping, **arguments):

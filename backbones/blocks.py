@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
-from ..features import FeatureSpec
-from .dilation import BlockGeometry
-from .norm import LIVE, Norm, conv_norm
-from .winograd import convolve
+from ..specs import FeatureSpec
+from .stage_plan import BlockGeometry
+from ..layers.norm import LIVE, Norm, conv_norm
+from ..layers.winograd import convolve
 
 
 class Conv2d(nn.Conv2d):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..registry import build_backbone
-from .norm import LIVE
+from ..layers.norm import LIVE
 from .resnet import ResNet
 
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..features import FeatureSpec
-from ..registry import InputError, nearest
-from .backbone import Backbone
+from ..specs import FeatureSpec
+from ..errors import InputError, did_you_mean
+from .base import Backbone
 from .blocks import BasicBlock, Bottleneck, Conv2d, ConvShortcut, DeepStem, PadShortcut, PoolShortcut, Stage
-from .dilation import Dilation, dilated_stages
-from .norm import Norm, conv_norm, resolve_norm
+from .stage_plan import Dilation, dilated_stages
+from ..layers.norm import Norm, conv_norm, resolve_norm
 from .preprocess import Preprocess
-from .weights import adapt_channels, load_state, read_weights
+from ..weights.sources import adapt_channels, load_state, read_weights
 
 STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
 STEMS = ("conv7", "deep", "cifar")
@@ -25,7 +25,7 @@ STEMS = ("conv7", "deep", "cifar")
 def check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise InputError(f"{argument}: unknown feature {name!r}; {nearest(str(name), known)}")
+            raise InputError(f"{argument}: unknown feature {name!r}; {did_you_mean(str(name), known)}")
 
 
 class ResNet(Backbone):
@@ -110,7 +110,7 @@ class ResNet(Backbone):
         if norm is not None and norm_layer is not None:
             raise InputError("give norm or norm_layer (torchvision's name for a callable norm), not both")
         if stem not in STEMS:
-            raise InputError(f"unknown stem {stem!r}; {nearest(str(stem), STEMS)}")
+            raise InputError(f"unknown stem {stem!r}; {did_you_mean(str(stem), STEMS)}")
         if block is BasicBlock and (groups != 1 or width_per_group != 64 or stride_in_1x1):
             raise InputError("BasicBlock (ResNet-18 and 34) has no groups, no width_per_group other than 64 and no 1x1")
         if multi_grid is not None and len(multi_grid) != layers[-1]:

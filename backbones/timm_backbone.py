@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..features import FeatureSpec
-from ..registry import BACKBONES, InputError, nearest
-from .backbone import Backbone
-from .norm import LIVE, resolve_norm
+from ..specs import FeatureSpec
+from ..errors import InputError, did_you_mean
+from ..registry import BACKBONES
+from .base import Backbone
+from ..layers.norm import LIVE, resolve_norm
 from .preprocess import Preprocess
 from .verify import EXACT, randomise_norms
-from .weights import first_line, read_file
+from ..weights.sources import first_line, read_file
 
 
 def create(model: str, weights: str | None = None, **arguments) -> nn.Module:
@@ -28,13 +29,13 @@ def create(model: str, weights: str | None = None, **arguments) -> nn.Module:
     import timm
 
     if model not in timm.list_models():
-        raise InputError(f"timm has no model {model!r}; {nearest(str(model), timm.list_models())}")
+        raise InputError(f"timm has no model {model!r}; {did_you_mean(str(model), timm.list_models())}")
     loading = {}
     kind, _, tag = (weights or "").partition(":")
     if kind == "timm":
         known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
         if tag not in known:
-            raise InputError(f"timm has no weights {tag!r} for {model}; {nearest(tag, known)}")
+            raise InputError(f"timm has no weights {tag!r} for {model}; {did_you_mean(tag, known)}")
         model = f"{model}.{tag}"
         loading = {"pretrained": True}
     elif weights:
@@ -118,7 +119,7 @@ class TimmBackbone(Backbone):
         out_features = [name for name in known if name not in ("c0", "c1")] if out_features is None else list(out_features)
         for name in out_features:
             if name not in known:
-                raise InputError(f"out_features: timm's {model} has no feature {name!r}; {nearest(str(name), known)}")
+                raise InputError(f"out_features: timm's {model} has no feature {name!r}; {did_you_mean(str(name), known)}")
         depth = max((known.index(name) + 1 for name in out_features), default=0)
         if not depth:
             raise InputError("out_features is empty")

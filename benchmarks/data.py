@@ -18,8 +18,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as TF
 
-from ..datasets.annotations import Annotations, read_annotations
-from ..datasets.coco import CocoDataset
+from ..data.annotations import Annotations, read_annotations
+from ..data.coco import CocoDataset
 from ..evaluation.coco import METRIC_NAMES, CocoEvaluator
 from ..registry import build_detector
 from .settings import Built, Settings

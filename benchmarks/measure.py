@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..registry import InputError
+from ..errors import InputError
 from .peers import Absent
 from .settings import Settings
 from .works import WORKS

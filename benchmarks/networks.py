@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from ..detectors.published import TORCHVISION_FORMS
-from ..engine.train import make_optimizer
+from ..weights.torchvision_detectors import TORCHVISION_FORMS
+from ..engine.trainer import make_optimizer
 from ..registry import build_backbone, build_detector, build_neck
 from .peers import (BACKBONE_PEERS, DETECTOR_PEERS, Absent, detector_state, network_and_dilation, source,
                     torchvision_detector)  # fmt: skip

@@ -16,7 +16,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..detectors.published import torchvision_state
+from ..weights.torchvision_detectors import torchvision_state
 
 LAYERS = {"layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 DILATIONS = {"": (False, False, False), "_dc5": (False, False, True), "_dilated": (False, True, True)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..registry import InputError
+from ..errors import InputError
 
 Built = tuple[Callable[[], object], Callable[[object], object]]  # run and view, see works.py
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

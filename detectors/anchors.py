@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from ..features import FeatureSpec
-from ..registry import InputError
+from ..specs import FeatureSpec
+from ..errors import InputError
 
 REMEMBERED = 8  # grids, of 4 MiB each for an image of 800 x 1333
 

@@ -20,13 +20,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from ..backbones.winograd import with_winograd
-from ..features import FeatureSpec
-from ..necks.layers import norm_layer
-from ..registry import DETECTORS, InputError, build_neck, nearest
+from ..layers.winograd import with_winograd
+from ..specs import FeatureSpec
+from ..layers.conv_norm_act import norm_layer
+from ..errors import InputError, did_you_mean
+from ..registry import DETECTORS, build_neck
 from .anchors import DeclaredAnchorGenerator, default_sizes
-from .detector import Detector, shared_width
-from .pooler import DeclaredRoIPooler
+from .base import Detector, shared_width
+from .roi_pooler import DeclaredRoIPooler
 
 SINGLE_LEVELS = (2, 3, 4, 5, 6)  # the levels P2-P6, whose anchor sizes a single level carries
 
@@ -221,7 +222,7 @@ class FasterRCNN(Detector):
             return tuple(spec for spec in specs.values() if spec.level <= deepest)
         for name in names:
             if name not in specs:
-                raise InputError(f"roi_features names {name!r}, which the neck does not hand on; {nearest(name, specs)}")
+                raise InputError(f"roi_features names {name!r}, which the neck does not hand on; {did_you_mean(name, specs)}")
         return tuple(spec for spec in specs.values() if spec.name in names)
 
     def _check_stage(self, name: str) -> None:

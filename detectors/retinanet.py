@@ -12,11 +12,12 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ..backbones.winograd import with_winograd
-from ..necks.layers import norm_layer
-from ..registry import DETECTORS, InputError, build_neck, nearest
+from ..layers.winograd import with_winograd
+from ..layers.conv_norm_act import norm_layer
+from ..errors import InputError, did_you_mean
+from ..registry import DETECTORS, build_neck
 from .anchors import DeclaredAnchorGenerator, default_sizes
-from .detector import Detector, shared_width
+from .base import Detector, shared_width
 
 SINGLE_LEVELS = (3, 4, 5, 6, 7)  # the levels P3-P7, whose anchor sizes a single level carries
 BOX_LOSSES = ("l1", "smooth_l1", "giou", "diou", "ciou")
@@ -70,7 +71,7 @@ class RetinaNet(Detector):
     ):
         super().__init__(backbone, num_classes, load_weights)
         if box_loss not in BOX_LOSSES:
-            raise InputError(f"unknown box_loss {box_loss!r}; {nearest(str(box_loss), BOX_LOSSES)}")
+            raise InputError(f"unknown box_loss {box_loss!r}; {did_you_mean(str(box_loss), BOX_LOSSES)}")
         self.neck = build_neck(neck, self.backbone.feature_specs)
         specs = self.neck.feature_specs
         sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS, anchor_octaves) if anchor_sizes is None else anchor_sizes

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..backbones.weights import why_unreadable
-from ..detectors.published import CLASS_LAYERS, is_torchvision_state, torchvision_state
-from ..registry import InputError
+from ..weights.sources import why_unreadable
+from ..weights.torchvision_detectors import CLASS_LAYERS, is_torchvision_state, torchvision_state
+from ..errors import InputError
 
 
 def save_checkpoint(path: Path, content: dict) -> None:

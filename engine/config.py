@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..detectors.detector import resolve_backbone
-from ..registry import BACKBONES, DETECTORS, NECKS, InputError, check_arguments, lookup, nearest
+from ..detectors.base import resolve_backbone
+from ..errors import InputError, did_you_mean
+from ..registry import BACKBONES, DETECTORS, NECKS, check_arguments, lookup
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT_CONFIG = "mask_rcnn_resnet18_fpn_short_shapes"
@@ -103,7 +104,7 @@ def find_config(name: str) -> Path:
     if packaged.is_file() and path.parent in (Path(), Path("configs")):
         return packaged
     known = [p.stem for p in CONFIG_DIR.glob("[!_]*.py")]
-    raise InputError(f"config {name} does not exist; {nearest(path.stem, known)}")
+    raise InputError(f"config {name} does not exist; {did_you_mean(path.stem, known)}")
 
 
 def parse_words(arguments: Sequence[str]) -> dict:
@@ -163,11 +164,11 @@ def _check_key(cfg: Config, key: str) -> None:
     known = {f.name for f in fields(Run)}
     head, *rest = key.split(".")
     if head not in known:
-        raise InputError(f"unknown config key {key!r}; {nearest(key, known | set(SHORT_KEYS))}")
+        raise InputError(f"unknown config key {key!r}; {did_you_mean(key, known | set(SHORT_KEYS))}")
     node = cfg.get(head, {})
     for part in rest[:-1]:
         if not isinstance(node, Mapping) or part not in node:
-            raise InputError(f"unknown config key {key!r}; {nearest(part, node if isinstance(node, Mapping) else [])}")
+            raise InputError(f"unknown config key {key!r}; {did_you_mean(part, node if isinstance(node, Mapping) else [])}")
         node = node[part]
 
 
@@ -180,7 +181,7 @@ def check_config(cfg: Config) -> None:
     for registry, node, where in ((DETECTORS, model, "model"), (BACKBONES, model.get("backbone"), "model.backbone"),
                                   (NECKS, model.get("neck", {"type": "fpn"}), "model.neck")):  # fmt: skip
         if not isinstance(node, Mapping) or "type" not in node:
-            raise InputError(f"config key {where} needs a 'type'; {nearest('', registry.module_dict)}")
+            raise InputError(f"config key {where} needs a 'type'; {did_you_mean('', registry.module_dict)}")
         part = lookup(registry, node["type"])
         check_arguments(part, [k for k in node if k != "type"], f"{where} ({node['type']})")
         kinds = _argument_kinds(part)
@@ -191,7 +192,7 @@ def check_config(cfg: Config) -> None:
                 raise InputError(f"config key {where}.{key}={value!r} is no {_spell(kinds[key])}")
     kind = cfg.optimizer.get("type")
     if kind not in OPTIMIZERS:
-        raise InputError(f"unknown optimizer.type {kind!r}; {nearest(str(kind), OPTIMIZERS)}")
+        raise InputError(f"unknown optimizer.type {kind!r}; {did_you_mean(str(kind), OPTIMIZERS)}")
     check_arguments(OPTIMIZERS[kind], [k for k in cfg.optimizer if k != "type"], f"optimizer ({kind})")
     try:
         if cfg.optimizer.get("lr") is None:
@@ -201,7 +202,7 @@ def check_config(cfg: Config) -> None:
         raise InputError(f"config key optimizer: {kind} says: {error}") from None
     for key, choices in CHOICES.items():
         if cfg.get(key, choices[0]) not in choices:
-            raise InputError(f"{key}={cfg[key]!r}; {nearest(str(cfg[key]), choices)}")
+            raise InputError(f"{key}={cfg[key]!r}; {did_you_mean(str(cfg[key]), choices)}")
     for key, least in LEAST.items():
         values = cfg[key] if isinstance(cfg.get(key), (list, tuple)) else [cfg.get(key)]
         if not values or any(value is not None and value < least for value in values):
@@ -221,7 +222,7 @@ def _check_dataclass(cls: type, node: Mapping, prefix: str) -> None:
     known = {f.name: f for f in fields(cls)}
     for key, value in node.items():
         if key not in known:
-            raise InputError(f"unknown config key {prefix + key!r}; {nearest(key, known)}")
+            raise InputError(f"unknown config key {prefix + key!r}; {did_you_mean(key, known)}")
         if not _fits(value, known[key].type):
             raise InputError(f"config key {prefix + key}={value!r} is no {_spell(known[key].type)}")
     for f in known.values():

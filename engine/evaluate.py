@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..backbones.fuse import fuse_for_inference
-from ..datasets.coco import CocoDataset, Unreadable
+from ..layers.fuse import fuse_for_inference
+from ..data.coco import CocoDataset, Unreadable
 from ..evaluation.coco import CocoEvaluator
-from ..registry import InputError
+from ..errors import InputError
 
 
 @torch.inference_mode()

@@ -4,4 +4,4 @@ A neck is built from the backbone's specs (`build_neck("fpn", backbone.feature_s
 `fpn.py`, `pafpn.py` and `none.py` are the necks, `extra.py` the levels P6 and P7, `layers.py` their convolutions.
 """
 
-from . import fpn, none, pafpn  # noqa: F401  (registers every name)
+from . import fpn, identity, pafpn  # noqa: F401  (registers every name)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..features import FeatureSpec
-from ..registry import NECKS, InputError, nearest
-from .extra import ExtraLevels
-from .layers import conv
+from ..specs import FeatureSpec
+from ..errors import InputError, did_you_mean
+from ..registry import NECKS
+from .extra_levels import ExtraLevels
+from ..layers.conv_norm_act import conv
 
 FUSE = {"sum": 1.0, "average": 0.5}
 
@@ -54,7 +55,7 @@ class FPN(nn.Module):
         if not levels or levels != sorted(set(levels)):
             raise InputError(f"a pyramid wants different levels from fine to coarse, the backbone declares {levels}")
         if fuse not in FUSE:
-            raise InputError(f"unknown fuse {fuse!r}; {nearest(str(fuse), FUSE)}")
+            raise InputError(f"unknown fuse {fuse!r}; {did_you_mean(str(fuse), FUSE)}")
         self.in_names = [spec.name for spec in feature_specs]
         self.weight = FUSE[fuse]
         style = {"norm": norm, "activation": activation}

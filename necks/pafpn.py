@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..features import FeatureSpec
-from ..registry import NECKS, InputError
+from ..specs import FeatureSpec
+from ..errors import InputError
+from ..registry import NECKS
 from .fpn import FPN
-from .layers import conv
+from ..layers.conv_norm_act import conv
 
 
 @NECKS.register_module(name="pafpn")

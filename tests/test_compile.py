@@ -5,7 +5,7 @@ import torch
 from helpers import randomise, relative_error
 
 from detbackbones import build_backbone
-from detbackbones.backbones.norm import convert_norm
+from detbackbones.layers.norm import convert_norm
 
 KINDS = [dict(type="resnet18"), dict(type="resnet18_dilated"), dict(type="resnext50_32x4d"), dict(type="resnet18d_dc5"),
          dict(type="timm:resnet18")]  # fmt: skip

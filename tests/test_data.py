@@ -7,9 +7,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from detbackbones import InputError
-from detbackbones.datasets.annotations import read_annotations
-from detbackbones.datasets.coco import CocoDataset, Unreadable, resized
-from detbackbones.datasets.loader import TrainingSampler, evaluation_loader, training_loader
+from detbackbones.data.annotations import read_annotations
+from detbackbones.data.coco import CocoDataset, Unreadable, resized
+from detbackbones.data.loader import TrainingSampler, evaluation_loader, training_loader
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from detbackbones import InputError, build_backbone, describe
-from detbackbones.backbones.norm import convert_norm
+from detbackbones.layers.norm import convert_norm
 
 
 def measured_field(backbone, level, size):

@@ -9,8 +9,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from detbackbones import InputError, build_backbone, build_detector, list_backbones
-from detbackbones.backbones.norm import convert_norm
-from detbackbones.detectors.detector import resolve_backbone
+from detbackbones.layers.norm import convert_norm
+from detbackbones.detectors.base import resolve_backbone
 
 COUNTS = dict(rpn_pre_nms_top_n=(200, 100), rpn_post_nms_top_n=(50, 30), box_batch_size_per_image=16)
 HEADS = {"faster_rcnn": dict(box_head_dim=32, **COUNTS), "retinanet": {},

@@ -10,7 +10,7 @@ from helpers import maps, objects, randomise, relative_error
 from torchvision.models.detection.image_list import ImageList
 
 from detbackbones import build_detector
-from detbackbones.detectors.published import CLASSES, TORCHVISION_FORMS, is_torchvision_state, torchvision_state
+from detbackbones.weights.torchvision_detectors import CLASSES, TORCHVISION_FORMS, is_torchvision_state, torchvision_state
 from detbackbones.engine.checkpoint import fine_tune_from, read_start
 
 RCNN = [name for name in TORCHVISION_FORMS if "rcnn" in name]

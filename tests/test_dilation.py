@@ -7,7 +7,7 @@ import torch
 from helpers import build_with, randomise, relative_error
 
 from detbackbones import InputError, build_backbone, list_backbones, verify_dilation
-from detbackbones.tools.verify import main
+from detbackbones.tools.verify_dilation import main
 
 PLAIN = [n for n in list_backbones() if not n.endswith(("_dc5", "_dilated", "_cifar")) and n != "timm"]
 SHALLOW = ("resnet18", "resnet50", "resnet50d", "resnet18d", "resnext50_32x4d")

@@ -10,9 +10,9 @@ from torch import nn
 
 from detbackbones import build_backbone, build_detector, build_neck
 from detbackbones.backbones.blocks import BasicBlock
-from detbackbones.backbones.fuse import fuse_for_inference
+from detbackbones.layers.fuse import fuse_for_inference
 from detbackbones.backbones.resnet import ResNet
-from detbackbones.backbones.winograd import WinogradConv2d
+from detbackbones.layers.winograd import WinogradConv2d
 
 
 def fast_parts(model) -> set[str]:

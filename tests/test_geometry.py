@@ -12,8 +12,8 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from detbackbones.detectors import anchors as anchor_module
 from detbackbones.detectors.anchors import DeclaredAnchorGenerator, default_sizes
-from detbackbones.detectors.paste import paste_masks
-from detbackbones.detectors.pooler import DeclaredRoIPooler, roi_align_by_rows
+from detbackbones.layers.mask_ops import paste_masks
+from detbackbones.detectors.roi_pooler import DeclaredRoIPooler, roi_align_by_rows
 
 
 def generator(specs, round_anchors=False):

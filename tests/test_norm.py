@@ -12,9 +12,9 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detbackbones import InputError, build_backbone
-from detbackbones.backbones import norm as norms
+from detbackbones.layers import norm as norms
 from detbackbones.backbones.blocks import Conv2d
-from detbackbones.backbones.norm import convert_norm
+from detbackbones.layers.norm import convert_norm
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from detbackbones.datasets.shapes import CATEGORIES, ShapesSpec, ensure_shapes
+from detbackbones.data.shapes import CATEGORIES, ShapesSpec, ensure_shapes
 
 SPEC = ShapesSpec(num_train=60, num_val=30)
 

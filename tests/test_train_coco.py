@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from detbackbones import list_backbones
-from detbackbones.datasets.shapes import ShapesSpec, ensure_shapes
+from detbackbones.data.shapes import ShapesSpec, ensure_shapes
 from detbackbones.engine.config import CONFIG_DIR, Schedule, find_config, load_config, parse_overrides
-from detbackbones.engine.train import learning_rate_factor
+from detbackbones.engine.trainer import learning_rate_factor
 from detbackbones.tools.train_coco import main
 
 NARROW = ["model.neck.out_channels=8", "model.box_head_dim=8", "model.mask_channels=(8,)", "model.mask_dim=8", "batch_size=2",

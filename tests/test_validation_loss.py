@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from detbackbones import build_detector
-from detbackbones.datasets.annotations import read_annotations
-from detbackbones.datasets.coco import CocoDataset
-from detbackbones.datasets.shapes import ShapesSpec, ensure_shapes
+from detbackbones.data.annotations import read_annotations
+from detbackbones.data.coco import CocoDataset
+from detbackbones.data.shapes import ShapesSpec, ensure_shapes
 from detbackbones.tools.train_coco import main
 
 NARROW = ["model.neck.out_channels=8", "batch_size=2", "workers=0", "max_iters=1", "val_loss=true"]

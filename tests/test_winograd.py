@@ -12,10 +12,10 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detbackbones import build_backbone, build_detector, build_neck
-from detbackbones.backbones import winograd as wino
+from detbackbones.layers import winograd as wino
 from detbackbones.backbones.blocks import Conv2d
-from detbackbones.backbones.norm import conv_norm
-from detbackbones.backbones.winograd import WinogradConv2d
+from detbackbones.layers.norm import conv_norm
+from detbackbones.layers.winograd import WinogradConv2d
 
 
 def conv(cin=128, cout=160, dilation=1, bias=True) -> nn.Conv2d:

@@ -40,8 +40,8 @@ from detbackbones.benchmarks.measure import Row, compare
 from detbackbones.benchmarks.settings import Settings
 from detbackbones.benchmarks.works import WORKS
 from detbackbones.engine.config import parse_words
-from detbackbones.registry import nearest
-from detbackbones.tools import command
+from detbackbones.errors import did_you_mean
+from detbackbones.tools.cli import command
 
 
 def table(settings: Settings, rows: Sequence[Row], flops: float) -> Table:
@@ -60,13 +60,13 @@ def parse(names: Sequence[str], pairs: Sequence[str]) -> tuple[Settings, dict[st
     """The settings, and the files to write: "out", "figure"."""
     known = [*WORKS, "growth"]
     if len(names) != 1 or names[0] not in known:
-        raise InputError(f"one work, not {' and '.join(names) or 'none'}; {nearest(' '.join(names), known)}")
+        raise InputError(f"one work, not {' and '.join(names) or 'none'}; {did_you_mean(' '.join(names), known)}")
     values = parse_words(pairs)
     files = {key: values.pop(key) for key in ("out", "figure") if key in values}
     keys = {field.name for field in fields(Settings)} - {"work"}
     for key in values:
         if key not in keys:
-            raise InputError(f"unknown key {key!r}; {nearest(key, keys | {'out', 'figure'})}")
+            raise InputError(f"unknown key {key!r}; {did_you_mean(key, keys | {'out', 'figure'})}")
     return Settings(work=names[0], **values), files
 
 

@@ -32,10 +32,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from detbackbones import FeatureSpec, InputError, build_backbone, build_neck
-from detbackbones.datasets.coco import read_rgb, resized
+from detbackbones.data.coco import read_rgb, resized
 from detbackbones.engine.config import parse_words
-from detbackbones.registry import nearest
-from detbackbones.tools import command
+from detbackbones.errors import did_you_mean
+from detbackbones.tools.cli import command
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DEFAULTS = {"out": None, "backbone": "resnet50", "weights": None, "neck": None, "features": None, "short_side": None,
@@ -129,7 +129,7 @@ def extract(inputs: list[str], settings: dict, console: Console) -> None:
     arguments = {key.removeprefix("model."): settings.pop(key) for key in list(settings) if key.startswith("model.")}
     for key in settings:
         if key not in DEFAULTS:
-            raise InputError(f"unknown key {key!r}; {nearest(key, DEFAULTS)}")
+            raise InputError(f"unknown key {key!r}; {did_you_mean(key, DEFAULTS)}")
     chosen = DEFAULTS | settings
     if not inputs or chosen["out"] is None:
         raise InputError("name images or folders, and the folder to write to with out=FOLDER")

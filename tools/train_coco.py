@@ -15,16 +15,16 @@ import torch
 from rich.console import Console
 
 from detbackbones import InputError, build_detector
-from detbackbones.datasets.coco import Unreadable
-from detbackbones.datasets.loader import evaluation_loader, worker_count
+from detbackbones.data.coco import Unreadable
+from detbackbones.data.loader import evaluation_loader, worker_count
 from detbackbones.engine.checkpoint import fine_tune_from, load_model, read_checkpoint, read_start
 from detbackbones.engine.config import DEFAULT_CONFIG, Run, as_run, find_config, lasting, load_config, parse_overrides
-from detbackbones.engine.data import data_root, open_training, open_validation
+from detbackbones.engine.detection import data_root, open_training, open_validation
 from detbackbones.engine.evaluate import evaluate
-from detbackbones.engine.picture import save_grid
-from detbackbones.engine.train import Trainer, progress_bars
+from detbackbones.visualization.detections import save_grid
+from detbackbones.engine.trainer import Trainer, progress_bars
 from detbackbones.evaluation.coco import coco_table
-from detbackbones.tools import command
+from detbackbones.tools.cli import command
 
 RUNS = Path("runs")
 GRID_IMAGES = 9

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, box_area, roi_align
 
-from ..features import FeatureSpec
-from ..registry import InputError
+from ..specs import FeatureSpec
+from ..errors import InputError
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # FPN paper, equation 1
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..registry import InputError, nearest
+from ..errors import InputError, did_you_mean
 
 Norm = Callable[[int], nn.Module]  # channels -> norm layer
 LIVE = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -57,7 +57,7 @@ def resolve_norm(norm: str | Norm | None, weights: str | None, freeze: int, eps:
     if callable(norm):
         return norm
     if norm not in NORMS:
-        raise InputError(f"unknown norm {norm!r}; {nearest(str(norm), NORMS)}")
+        raise InputError(f"unknown norm {norm!r}; {did_you_mean(str(norm), NORMS)}")
     return partial(NORMS[norm], eps=eps)
 
 
@@ -73,7 +73,7 @@ def convert_norm(module: nn.Module, to: str) -> nn.Module:
     Raises InputError for a kind without statistics.
     """
     if to not in NORMS or to == "group":
-        raise InputError(f"norm cannot become {to!r}; {nearest(str(to), set(NORMS) - {'group'})}")
+        raise InputError(f"norm cannot become {to!r}; {did_you_mean(str(to), set(NORMS) - {'group'})}")
     if isinstance(module, (FrozenBatchNorm2d, *LIVE)):
         if type(module) is NORMS[to]:
             return module

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from ..datasets.annotations import Annotations, neighbours, read_annotations
-from ..datasets.coco import CocoDataset
-from ..datasets.shapes import ensure_shapes
-from ..registry import DETECTORS, InputError, lookup
+from ..data.annotations import Annotations, neighbours, read_annotations
+from ..data.coco import CocoDataset
+from ..data.shapes import ensure_shapes
+from ..errors import InputError
+from ..registry import DETECTORS, lookup
 from .config import Run, Split
 
 EMBEDDED = "embedded:shapes"

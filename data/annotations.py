@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..registry import InputError, nearest
+from ..errors import InputError, did_you_mean
 
 SECTIONS = {  # what every entry of a section must hold
     "images": {"id": int, "file_name": str, "width": int, "height": int},
@@ -172,7 +172,7 @@ def neighbours(path: Path) -> str:
 
 def near(name: str, names: Collection[str]) -> str:
     """The same for a name and those that are there; nothing where that would be long."""
-    hint = nearest(name, sorted(names)[:2000]) if names else "nothing is there"
+    hint = did_you_mean(name, sorted(names)[:2000]) if names else "nothing is there"
     return f"; {hint}" if len(hint) < 200 else ""
 
 

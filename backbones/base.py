@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..features import FeatureSpec
-from .fuse import fuse_for_inference
+from ..specs import FeatureSpec
+from ..layers.fuse import fuse_for_inference
 from .preprocess import Preprocess
 
 

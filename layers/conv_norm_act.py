@@ -5,9 +5,9 @@ from collections.abc import Callable
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
-from ..backbones.norm import NORMS
-from ..backbones.winograd import with_winograd
-from ..registry import InputError, nearest
+from .norm import NORMS
+from .winograd import with_winograd
+from ..errors import InputError, did_you_mean
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -15,7 +15,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 def norm_layer(name: str | None) -> Callable[[int], nn.Module] | None:
     """The constructor channels -> norm of a name ("batch", "sync", "group", ...); None for None."""
     if name is not None and name not in NORMS:
-        raise InputError(f"unknown norm {name!r}; {nearest(str(name), NORMS)}")
+        raise InputError(f"unknown norm {name!r}; {did_you_mean(str(name), NORMS)}")
     return None if name is None else NORMS[name]
 
 
@@ -29,7 +29,7 @@ def conv(
     if cout < 1:
         raise InputError(f"out_channels of a neck or a head is at least 1, not {cout}")
     if activation is not None and activation not in ACTIVATIONS:
-        raise InputError(f"unknown activation {activation!r}; {nearest(str(activation), ACTIVATIONS)}")
+        raise InputError(f"unknown activation {activation!r}; {did_you_mean(str(activation), ACTIVATIONS)}")
     block = Conv2dNormActivation(
         cin, cout, kernel, stride, norm_layer=norm_layer(norm), inplace=None,
         activation_layer=None if activation is None else ACTIVATIONS[activation],

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from .blocks import Conv2d, DeepStem, DeformConv2d, Stage
+from ..backbones.blocks import Conv2d, DeepStem, DeformConv2d, Stage
 from .norm import fold, folds
 from .winograd import WinogradConv2d, suits
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..features import FeatureSpec
+from ..specs import FeatureSpec
 from ..registry import NECKS
 
 

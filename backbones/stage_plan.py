@@ -10,7 +10,7 @@ The other conventions belong to libraries with published weights.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..registry import InputError, nearest
+from ..errors import InputError, did_you_mean
 
 CONVENTIONS = {  # what the library does not dilate, so that there is nothing to be equal to
     "exact": (),
@@ -57,7 +57,7 @@ class Dilation:
 
     def __post_init__(self):
         if self.convention not in CONVENTIONS:
-            raise InputError(f"unknown dilation_convention {self.convention!r}; {nearest(str(self.convention), CONVENTIONS)}")
+            raise InputError(f"unknown dilation_convention {self.convention!r}; {did_you_mean(str(self.convention), CONVENTIONS)}")
 
     def check(self) -> None:
         """InputError where this convention's library has no such dilated network."""

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from ..datasets.coco import CocoDataset, Unreadable
-from ..datasets.loader import TrainingSampler, evaluation_loader, training_loader, worker_count
+from ..data.coco import CocoDataset, Unreadable
+from ..data.loader import TrainingSampler, evaluation_loader, training_loader, worker_count
 from ..evaluation.coco import CocoEvaluator
-from ..registry import InputError
+from ..errors import InputError
 from .checkpoint import save_checkpoint
 from .config import OPTIMIZERS, Run, Schedule, lasting
 from .evaluate import evaluate, validation_losses

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from ..backbones.fuse import fuse_for_inference
-from ..features import FeatureSpec
-from ..registry import BACKBONES, InputError, accepted_arguments, build_backbone, lookup
-from .paste import paste_masks
+from ..layers.fuse import fuse_for_inference
+from ..specs import FeatureSpec
+from ..errors import InputError
+from ..registry import BACKBONES, accepted_arguments, build_backbone, lookup
+from ..layers.mask_ops import paste_masks
 
 
 def resolve_backbone(cfg: str | Mapping) -> dict:

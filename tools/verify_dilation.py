@@ -13,7 +13,7 @@ import torch
 from detbackbones import InputError, describe, verify_dilation
 from detbackbones.backbones.verify import EXACT
 from detbackbones.engine.config import parse_words
-from detbackbones.tools import command
+from detbackbones.tools.cli import command
 
 
 def verify(names: list[str], pairs: list[str]) -> int:

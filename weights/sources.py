@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from ..registry import InputError, nearest
+from ..errors import InputError, did_you_mean
 
 
 def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def _from_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
     except ValueError:
         raise InputError(f"weights='torchvision:{name}': torchvision has no {architecture}") from None
     if name not in enum.__members__:
-        raise InputError(f"torchvision has no weights {name!r} for {architecture}; {nearest(name, enum.__members__)}")
+        raise InputError(f"torchvision has no weights {name!r} for {architecture}; {did_you_mean(name, enum.__members__)}")
     weights = enum[name]
     target = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
     try:

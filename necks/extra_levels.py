@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..features import FeatureSpec
-from ..registry import InputError, nearest
+from ..specs import FeatureSpec
+from ..errors import InputError, did_you_mean
 
 KINDS = ("pool", "p6p7_on_c5", "p6p7_on_p5", "none")
 
@@ -29,7 +29,7 @@ class ExtraLevels(nn.ModuleDict):
     def __init__(self, kind: str, deepest_in: FeatureSpec, deepest_out: FeatureSpec, relu: bool = True):
         super().__init__()
         if kind not in KINDS:
-            raise InputError(f"unknown extra_levels {kind!r}; {nearest(str(kind), KINDS)}")
+            raise InputError(f"unknown extra_levels {kind!r}; {did_you_mean(str(kind), KINDS)}")
         self.kind, self.relu = kind, relu
         count = {"none": 0, "pool": 1}.get(kind, 2)
         self.specs = tuple(

@@ -1,0 +1,21 @@
+"""The errors that a user meets, and the hint that ends most of them."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InputError", "RunError", "did_you_mean"]
+
+
+class InputError(ValueError):
+    """An argument, config key or file cannot be used. One line: what was found, what was expected, what to do."""
+
+
+class RunError(RuntimeError):
+    """A run cannot continue for a reason other than its input, such as a loss that is not finite. One line."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the hint that ends an error message: the known words nearest to `word`, or all of them if none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.55)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Layers: convolution, norms, folding, Winograd, RoIAlign and masks, for backbones, necks and heads alike."""

@@ -1,0 +1,1 @@
+"""Visualization: every picture that the package makes."""
