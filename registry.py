@@ -1,29 +1,82 @@
-"""Names to parts: three mmengine registries, and builders whose errors name the nearest known word.
+"""Build parts by name from mmengine registries, with errors that name the nearest known word.
 
-A part is looked up by the `type` of its config; every other key is a constructor argument. Third parties add parts
-with `@BACKBONES.register_module()` or through the entry-point groups `detbackbones.backbones`, `.necks`, `.detectors`
+The `type` of a config names the part; every other key is a constructor argument. Third parties add parts with
+`@BACKBONES.register_module()`, or through the entry-point groups `detbackbones.backbones`, `.necks`, `.detectors`, ...
 (an entry point named like the part, which loads the class or function to register).
 """
 
 import functools
+import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmengine.registry import Registry
 
 from .errors import InputError, did_you_mean
+from .specs import FeatureSpec
 
-__all__ = [
-    "BACKBONES", "NECKS", "DETECTORS", "build_backbone", "build_neck", "build_detector",
-    "list_backbones", "list_necks", "list_detectors", "lookup", "check_arguments",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from torch import nn
 
-BACKBONES = Registry("backbone", scope="detbackbones", locations=["detbackbones.backbones"])
-NECKS = Registry("neck", scope="detbackbones", locations=["detbackbones.necks"])
-DETECTORS = Registry("detector", scope="detbackbones", locations=["detbackbones.detectors"])
+    from .backbones.base import Backbone
+    from .detectors.base import Detector
+    from .necks.base import Neck
+
+
+def _registry(name: str, *modules: str) -> Registry:
+    return Registry(name, scope="detbackbones", locations=[f"detbackbones.{module}" for module in modules])
+
+
+BACKBONES = _registry("backbone", "backbones.variants", "backbones.timm_backbone")
+NECKS = _registry("neck", "necks.fpn", "necks.pafpn", "necks.identity")
+PROPOSAL_GENERATORS = _registry("proposal_generator", "detectors.rpn")
+ROI_HEADS = _registry("roi_heads", "detectors.roi_heads", "detectors.stage_roi_heads")
+DETECTORS = _registry("detector", "detectors.rcnn", "detectors.retinanet")
+TASKS = _registry("task", "engine.detection")
+
+Config = str | Mapping[str, Any]
+
+
+class NamePrefix(NamedTuple):
+    """A family of names, such as "timm:<model>".
+
+    Attributes:
+        factory: builds a member; its first argument is the name behind the prefix.
+        list_names: shell pattern -> names behind the prefix.
+    """
+
+    factory: Callable[..., Any]
+    list_names: Callable[[str], list[str]]
+
+
+_prefixes: dict[tuple[str, str], NamePrefix] = {}
 _entry_points_loaded: set[str] = set()
+
+
+def register_prefix(registry: Registry, prefix: str, factory: Callable[..., Any], list_names: Callable[[str], list[str]]) -> None:
+    """Let "<prefix>:<name>" stand for `factory(name, ...)` in a registry."""
+    _prefixes[registry.name, prefix] = NamePrefix(factory, list_names)
+
+
+def import_modules(names: str | Sequence[str]) -> None:
+    """Import modules that register parts of your own. Modules in the working directory are found too.
+
+    Raises:
+        InputError: a module cannot be imported.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a module of the user's own may raise anything
+            reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+            raise InputError(f"imports: cannot import {name!r} ({reason})") from error
 
 
 def _load_members(registry: Registry) -> None:
@@ -31,30 +84,35 @@ def _load_members(registry: Registry) -> None:
     if registry.name in _entry_points_loaded:
         return
     _entry_points_loaded.add(registry.name)
-    for point in metadata.entry_points(group=f"detbackbones.{registry.name}s"):
+    for point in metadata.entry_points(group=f"detbackbones.{registry.name.removesuffix('s')}s"):
         if point.name in registry.module_dict:
-            raise InputError(f"entry point {point.value} wants the {registry.name} name {point.name!r}, which is taken")
+            raise InputError(f"entry point {point.value} cannot take the {registry.name} name {point.name!r}, it is in use")
         registry.register_module(name=point.name, module=point.load())
 
 
-def lookup(registry: Registry, name: str):
-    """The class or function registered as `name`; InputError with the nearest names where there is none.
+def lookup(registry: Registry, name: str) -> Callable[..., Any]:
+    """Return the class or function registered as `name`.
 
-    The backbone "timm:<model>" stands for `dict(type="timm", model="<model>")`.
+    Raises:
+        InputError: the name is unknown; the message has the nearest names.
     """
     _load_members(registry)
-    if registry is BACKBONES and isinstance(name, str) and name.startswith("timm:"):
-        return functools.partial(registry.module_dict["timm"], name.removeprefix("timm:"))
-    found = registry.module_dict.get(name)
-    if found is None:
+    prefix, colon, rest = str(name).partition(":")
+    if colon and (registry.name, prefix) in _prefixes:
+        return functools.partial(_prefixes[registry.name, prefix].factory, rest)
+    if name not in registry.module_dict:
         raise InputError(f"unknown {registry.name} {name!r}; {did_you_mean(str(name), registry.module_dict)}")
-    return found
+    return registry.module_dict[name]
 
 
-def accepted_arguments(factory) -> set[str] | None:
-    """Keyword arguments of a class or function; those of its parents too where it hands on **kwargs. None: any."""
+def accepted_arguments(factory: Callable[..., Any]) -> set[str] | None:
+    """Return the keyword arguments of a class or function, or None if it takes any.
+
+    A constructor that passes on **kwargs takes those of its parent classes too.
+    """
     names: set[str] = set()
-    constructors = [c.__init__ for c in factory.__mro__ if "__init__" in vars(c)] if inspect.isclass(factory) else [factory]
+    is_class = inspect.isclass(factory)
+    constructors = [cls.__init__ for cls in factory.__mro__ if "__init__" in vars(cls)] if is_class else [factory]
     for constructor in constructors:
         parameters = inspect.signature(constructor).parameters.values()
         names |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)} - {"self"}
@@ -63,15 +121,28 @@ def accepted_arguments(factory) -> set[str] | None:
     return None
 
 
-def check_arguments(factory, arguments: Iterable[str], where: str) -> None:
-    """InputError for the first of `arguments` that `factory` does not take; `where` says whose they are."""
+def accepts(factory: Callable[..., Any], name: str) -> bool:
+    """Return whether a class or function takes the keyword argument `name`."""
     accepted = accepted_arguments(factory)
-    for name in arguments:
+    return accepted is None or name in accepted
+
+
+def check_arguments(factory: Callable[..., Any], names: Iterable[str], where: str) -> None:
+    """Check that `factory` takes the arguments `names`; `where` is its name in the message.
+
+    Raises:
+        InputError: an argument is unknown.
+    """
+    accepted = accepted_arguments(factory)
+    for name in names:
         if accepted is not None and name not in accepted:
             raise InputError(f"{where} has no argument {name!r}; {did_you_mean(name, accepted)}")
 
 
-def _build(registry: Registry, cfg: str | Mapping, **arguments):
+def _build(registry: Registry, cfg: Any, **arguments: Any) -> Any:
+    """Build a part from its name or config; anything else is taken as the built part and returned."""
+    if not isinstance(cfg, (str, Mapping)):
+        return cfg
     arguments = ({"type": cfg} if isinstance(cfg, str) else dict(cfg)) | arguments
     if "type" not in arguments:
         raise InputError(f"{registry.name} config has no 'type': {arguments}")
@@ -85,43 +156,64 @@ def _build(registry: Registry, cfg: str | Mapping, **arguments):
     return factory(**arguments)
 
 
-def build_backbone(cfg: str | Mapping, **overrides):
-    """Build a backbone from its name or from `dict(type=name, ...)`; overrides replace arguments of the config.
+def build_backbone(cfg: "Config | Backbone", *, load_weights: bool = True, **overrides: Any) -> "Backbone":
+    """Build a backbone from its name or from `dict(type=name, ...)`; a built backbone is returned as it is.
 
-    Raises InputError for an unknown name or argument.
+    Args:
+        load_weights: False builds for the config's weights (norm, preprocessing) without reading them, because a
+            checkpoint follows. A backbone without this argument is built as usual.
+        overrides: arguments that replace those of the config.
+
+    Raises:
+        InputError: a name or argument is unknown, or an argument cannot be honoured.
     """
+    if isinstance(cfg, (str, Mapping)) and not load_weights:
+        name = cfg if isinstance(cfg, str) else cfg.get("type", "")
+        if accepts(lookup(BACKBONES, name), "load_weights"):
+            overrides["load_weights"] = False
     return _build(BACKBONES, cfg, **overrides)
 
 
-def build_neck(cfg: str | Mapping, feature_specs):
-    """Build a neck on the features that `feature_specs` (a backbone's) declares. Raises InputError as build_backbone."""
+def build_neck(cfg: "Config | Neck", feature_specs: Sequence[FeatureSpec]) -> "Neck":
+    """Build a neck for the features that `feature_specs` declares (a backbone's). Raises as `build_backbone`."""
     return _build(NECKS, cfg, feature_specs=feature_specs)
 
 
-def build_detector(cfg: str | Mapping, **overrides):
-    """Build a detector, its backbone and neck included. Raises InputError as build_backbone."""
+def build_proposal_generator(cfg: "Config | nn.Module", feature_specs: Sequence[FeatureSpec]) -> "nn.Module":
+    """Build a proposal generator for the features that `feature_specs` declares. Raises as `build_backbone`."""
+    return _build(PROPOSAL_GENERATORS, cfg, feature_specs=feature_specs)
+
+
+def build_roi_heads(
+    cfg: "Config | nn.Module", feature_specs: Sequence[FeatureSpec], num_classes: int, **arguments: Any
+) -> "nn.Module":
+    """Build RoI heads that pool from the features that `feature_specs` declares. Raises as `build_backbone`."""
+    return _build(ROI_HEADS, cfg, feature_specs=feature_specs, num_classes=num_classes, **arguments)
+
+
+def build_detector(cfg: "Config | Detector", **overrides: Any) -> "Detector":
+    """Build a detector with all its parts. Raises as `build_backbone`."""
     return _build(DETECTORS, cfg, **overrides)
 
 
 def _list(registry: Registry, pattern: str) -> list[str]:
     _load_members(registry)
-    if registry is BACKBONES and pattern.startswith("timm:"):
-        import timm
-
-        return [f"timm:{name}" for name in timm.list_models(pattern.removeprefix("timm:"))]
+    prefix, colon, rest = pattern.partition(":")
+    if colon and (registry.name, prefix) in _prefixes:
+        return [f"{prefix}:{name}" for name in _prefixes[registry.name, prefix].list_names(rest)]
     return [name for name in registry.module_dict if fnmatchcase(name, pattern)]
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """Registered backbone names that match a shell pattern, in the order of registration; "timm:*" lists timm's."""
+    """Return the backbone names that match a shell pattern, in the order of registration; "timm:*" lists timm's."""
     return _list(BACKBONES, pattern)
 
 
 def list_necks(pattern: str = "*") -> list[str]:
-    """Registered neck names that match a shell pattern."""
+    """Return the neck names that match a shell pattern."""
     return _list(NECKS, pattern)
 
 
 def list_detectors(pattern: str = "*") -> list[str]:
-    """Registered detector names that match a shell pattern."""
+    """Return the detector names that match a shell pattern."""
     return _list(DETECTORS, pattern)

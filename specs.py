@@ -1,4 +1,4 @@
-"""What flows between the parts: feature maps with their geometry declared, never guessed."""
+"""The geometry that a backbone or neck declares for each of its feature maps."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class FeatureSpec:
         name: key of the map in the dict that a backbone or neck returns ("c4", "p4").
         level: the number in the name. It decides anchor size and RoI level, whatever the stride.
         channels: number of channels.
-        stride: input pixels per cell, from the convolutions that were built.
-        dilation: dilation of the last convolutions of the stage that made it (1 for a neck).
+        stride: input pixels per cell.
+        dilation: dilation of the last convolutions of the stage that computes the map (1 for a neck).
     """
 
     name: str

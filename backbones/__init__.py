@@ -1,9 +1,7 @@
-"""Backbones: networks that turn an image into the features C1-C5 and declare the geometry of each.
+"""Backbones: networks that turn images into the features C1-C5 and declare the geometry of each.
 
-`backbone.py` is their contract, `resnet.py` the network, `blocks.py` what its stages are made of, `dilation.py` the rules of
-dilation, `norm.py` normalisation and folding, `variants.py` the registered names, `timm_backbone.py` timm's networks,
-`weights.py` where pretrained weights come from, `preprocess.py` what they expect of an image, `describe.py` and `verify.py`
-what one can ask of a backbone.
+`base.py` is their contract. `stage_plan.py` decides the geometry of a ResNet; `resnet.py` builds it from `blocks.py`,
+`stem.py` and `shortcuts.py`; `variants.py` names it. `timm_backbone.py` wraps timm's networks, `preprocess.py`
+normalises images, `describe.py` and `verify.py` show what a backbone is. Names are registered on first use, so importing
+this package loads nothing.
 """
-
-from . import timm_backbone, variants  # noqa: F401  (registers every name)

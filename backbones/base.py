@@ -1,58 +1,135 @@
-"""The contract of a backbone: a batch of images in, the features asked for out, their geometry declared."""
+"""The contract of a backbone: preprocessed images in, feature maps with declared geometry out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..specs import FeatureSpec
+from ..errors import InputError
 from ..layers.fuse import fuse_for_inference
+from ..specs import FeatureSpec
 from .preprocess import Preprocess
 
 
 class Backbone(nn.Module):
-    """What detectors and tools read of a backbone. A child sets the attributes and defines `levels`.
+    """Base class of all backbones.
+
+    A subclass sets `feature_specs` in its constructor and defines `forward_features`. With that it works in `describe`,
+    in every detector that its levels allow, in training, evaluation and export. The other attributes have defaults.
+
+    Args:
+        in_channels: number of image channels.
 
     Attributes:
-        built_specs: FeatureSpec of every level that is built, shallow to deep.
-        feature_specs: the same of those that `forward` returns, in its order.
-        size_divisor: input sides that are multiples of it give exactly the declared strides; others work too.
-        preprocess: RGB images, uint8 or float in [0, 1], to what the weights expect.
-        identity_left: what takes the features out of the a-trous identity, by name; empty where it holds.
-        undilated: arguments that build the network without dilation.
+        feature_specs: FeatureSpec of every map that `forward` returns, shallow to deep.
+        preprocess: turns RGB images, uint8 or float in [0, 1], into what the weights expect. Default: ImageNet's mean
+            and standard deviation.
+        inexact_reasons: why dilated features differ from undilated ones, such as ("multi_grid",); empty if they are
+            equal (the a-trous identity).
+        undilated_kwargs: constructor arguments that build the network without dilation, for `verify_dilation`.
+        frozen_count: number of parts fixed by `freeze`.
     """
 
-    built_specs: tuple[FeatureSpec, ...]
-    preprocess: Preprocess
-    identity_left: tuple[str, ...]
-    undilated: dict
-    outputs: frozenset[str]
+    feature_specs: tuple[FeatureSpec, ...]
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__()
+        self.preprocess = Preprocess.for_channels(in_channels)
+        self.inexact_reasons: tuple[str, ...] = ()
+        self.undilated_kwargs: dict[str, Any] = {}
+        self.frozen_count = 0
 
     @property
-    def feature_specs(self) -> tuple[FeatureSpec, ...]:
-        return tuple(spec for spec in self.built_specs if spec.name in self.outputs)
+    def stage_specs(self) -> tuple[FeatureSpec, ...]:
+        """FeatureSpec of every level that is built, also of those that `forward` does not return."""
+        return self.feature_specs
+
+    @property
+    def stage_modules(self) -> Mapping[str, Sequence[nn.Module]]:
+        """Modules of each part (stem and stages) by level name, in running order; empty if the parts are not known."""
+        return {}
+
+    @property
+    def stage_outputs(self) -> Mapping[str, nn.Module]:
+        """The module of each level whose output is the feature map; empty if the parts are not known."""
+        return {}
 
     @property
     def size_divisor(self) -> int:
-        return max(spec.stride for spec in self.built_specs)
+        """Image sides that are multiples of it give exactly the declared strides; other sides work too."""
+        return max(spec.stride for spec in self.feature_specs)
 
-    def checked(self, images: Tensor) -> Tensor:
-        """`images` in channels_last memory; ValueError where they are no preprocessed batch N x C x H x W."""
-        channels = self.preprocess.channels
-        if images.dim() != 4 or images.shape[1] != channels or not images.is_floating_point():
-            raise ValueError(f"expected preprocessed float images N x {channels} x H x W, got {images.dtype} "
-                             f"{tuple(images.shape)}")  # fmt: skip
-        return images.contiguous(memory_format=torch.channels_last)
+    def forward_features(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Compute at least the levels of `feature_specs`, by name.
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """N x C x H x W float, preprocessed -> {"c2": N x 256 x ceil(H / 4) x ceil(W / 4), ...}, shallow to deep.
+        Extra levels are allowed, but their activations stay alive while deeper levels run.
 
-        Raises ValueError for anything else than such a batch.
+        Args:
+            images: N x C x H x W, preprocessed, in channels_last memory.
         """
-        return {name: feature for name, feature in self.levels(self.checked(images)).items() if name in self.outputs}
-
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        """Every level that is asked for by name; others may be there too, but would be kept while deeper ones run."""
         raise NotImplementedError
 
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the feature maps.
+
+        Args:
+            images: N x C x H x W float, preprocessed.
+
+        Returns:
+            {"c2": N x channels x ceil(H / stride) x ceil(W / stride), ...} in the order of `feature_specs`.
+
+        Raises:
+            ValueError: `images` is not such a batch.
+        """
+        features = self.forward_features(self._check_input(images))
+        return {spec.name: features[spec.name] for spec in self.feature_specs}
+
+    def _check_input(self, images: Tensor) -> Tensor:
+        """Return `images` in channels_last memory. Raises ValueError unless they are a float batch N x C x H x W."""
+        channels = self.preprocess.channels
+        if images.dim() != 4 or images.shape[1] != channels or not images.is_floating_point():
+            raise ValueError(
+                f"expected preprocessed float images N x {channels} x H x W, got {images.dtype} {tuple(images.shape)}; "
+                "use backbone.preprocess(images)"
+            )
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def freeze(self, count: int) -> "Backbone":
+        """Fix the parameters and norm statistics of the first parts; `.train()` does not release them.
+
+        Args:
+            count: 0 none, 1 the stem, 2 the stem and c2, ... (detectron2's FREEZE_AT).
+
+        Returns:
+            The backbone itself.
+
+        Raises:
+            InputError: there are not that many parts.
+        """
+        parts = list(self.stage_modules.values())
+        if count and not parts:
+            raise InputError(f"freeze={count}: {type(self).__name__} runs as a whole, its parts cannot be frozen one by one")
+        if count not in range(len(parts) + 1):
+            raise InputError(f"freeze must be 0 to {len(parts)}, the number of parts from the input, got {count!r}")
+        self.frozen_count = count
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        return self.train(self.training)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        return [module for part in list(self.stage_modules.values())[: self.frozen_count] for module in part]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def pop_stage(self, name: str) -> nn.Module:
+        """Remove the deepest stage and return it, for RoI heads that run it on every RoI (the C4 form)."""
+        raise InputError(f"{type(self).__name__} cannot give its stage {name!r} to RoI heads; use heads of their own")
+
     def fuse_for_inference(self) -> "Backbone":
-        """A faster copy for deployment, see fuse.py."""
+        """Return a faster copy for deployment, see `layers/fuse.py`."""
         return fuse_for_inference(self)

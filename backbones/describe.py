@@ -1,30 +1,35 @@
-"""What a backbone is, as data and as a table: geometry, cost and what is fixed, level by level."""
+"""Describe a backbone level by level, as data and as a table: geometry, cost, and what is fixed."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import InputError
+from ..layers.norm import BATCH_NORMS
 from ..registry import build_backbone
-from ..layers.norm import LIVE
+from .base import Backbone
 from .resnet import ResNet
 
 
 @dataclass(frozen=True)
 class LevelDescription:
-    """One level. None where a network does not tell (a timm network that runs as a whole, a stem without a feature).
+    """One level. A value is None if the network does not tell (parts not known, a stem without a feature).
 
     Attributes:
         name: "c1" (the stem) to "c5".
-        returned: whether `forward` returns it.
+        returned: `forward` returns it.
         channels, stride, dilation: as in FeatureSpec.
-        receptive_field: input pixels a side that one cell depends on, of an unbounded image.
-        parameters: number of weights of this level, norm affine included.
+        receptive_field: input pixels per side that one cell depends on, in an unbounded image.
+        parameters: number of parameters, affine values of norms included.
         gflops: 1e9 operations for the given input; a multiply-add counts as two.
-        weights, statistics, affine: "fixed", "trains" (statistics: "live") or "none"; "part" where modules differ.
+        weights, statistics, affine: "fixed", "trains" ("live" for statistics), "none", or "part" if modules differ.
     """
 
     name: str
@@ -45,8 +50,9 @@ class Description:
     """A backbone and its levels. `str()` gives a table, `to_dict()` plain data.
 
     Attributes:
-        input_size: height and width that `gflops` is for, batch 1.
-        identity_left: what takes the features out of the a-trous identity by nature; empty where it holds.
+        parameters, gflops: of the whole backbone.
+        input_size: height and width that `gflops` is for, with batch size 1.
+        inexact_reasons: why dilated features differ from undilated ones; empty if they are equal.
     """
 
     name: str
@@ -55,43 +61,70 @@ class Description:
     gflops: float
     input_size: tuple[int, int]
     size_divisor: int
-    identity_left: tuple[str, ...]
+    inexact_reasons: tuple[str, ...]
 
     def to_dict(self) -> dict:
         return asdict(self)
 
     def __str__(self) -> str:
-        head = ("level", "channels", "stride", "dilation", "field px", "params M", "GFLOP", "weights", "statistics", "affine")
-        rows = [(level.name + ("" if level.returned else "*"), level.channels, level.stride, level.dilation, level.receptive_field,
-                 None if level.parameters is None else f"{level.parameters / 1e6:.3f}",
-                 None if level.gflops is None else f"{level.gflops:.2f}", level.weights, level.statistics, level.affine)
-                for level in self.levels]  # fmt: skip
-        cells = [head, *[tuple("-" if cell is None else str(cell) for cell in row) for row in rows]]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in cells]
         height, width = self.input_size
-        identity = f"left by {', '.join(self.identity_left)}" if self.identity_left else "holds"
-        if any(level.statistics == "live" for level in self.levels):
-            identity += " (with live batch statistics only in evaluation mode)"
-        if not self.identity_left and all(level.dilation in (1, None) for level in self.levels):
-            identity = "no stage is dilated"
-        return "\n".join([
+        lines = [
             f"{self.name}: {self.parameters / 1e6:.3f} M parameters, {self.gflops:.2f} GFLOP at {height} x {width} "
-            "(a multiply-add is two)",
-            *lines,
-            *(["* built, not returned"] if not all(level.returned for level in self.levels) else []),
-            f"sides that are multiples of {self.size_divisor} give exactly these strides; a-trous identity: {identity}",
-        ])  # fmt: skip
+            "(a multiply-add counts as two)",
+            _table_text(self.levels),
+            f"sides that are multiples of {self.size_divisor} give exactly these strides; "
+            f"a-trous identity: {self._identity()}",
+        ]
+        if not all(level.returned for level in self.levels):
+            lines.insert(2, "* built, not returned")
+        return "\n".join(lines)
+
+    def _identity(self) -> str:
+        if self.inexact_reasons:
+            text = f"does not hold because of {', '.join(self.inexact_reasons)}"
+        elif all(level.dilation in (1, None) for level in self.levels):
+            return "no stage is dilated"
+        else:
+            text = "holds"
+        if any(level.statistics == "live" for level in self.levels):
+            text += " (with live batch statistics only in evaluation mode)"
+        return text
 
 
-def describe(backbone: str | Mapping | nn.Module, input_size: tuple[int, int] = (800, 1344), **overrides) -> Description:
-    """Describe a built backbone, or one by name or config (then nothing is allocated and no weights are read).
+def _table_text(levels: Sequence[LevelDescription]) -> str:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in ("level", "channels", "stride", "dilation", "field px", "params M", "GFLOP", "weights", "statistics", "affine"):
+        table.add_column(column, justify="right")
+    for level in levels:
+        cells = (
+            level.name + ("" if level.returned else "*"),
+            level.channels,
+            level.stride,
+            level.dilation,
+            level.receptive_field,
+            None if level.parameters is None else f"{level.parameters / 1e6:.3f}",
+            None if level.gflops is None else f"{level.gflops:.2f}",
+            level.weights,
+            level.statistics,
+            level.affine,
+        )
+        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def describe(backbone: str | Mapping | Backbone, input_size: tuple[int, int] = (800, 1344), **overrides) -> Description:
+    """Describe a backbone.
 
     Args:
+        backbone: a built backbone, or a name or config; then nothing is allocated and no weights are read.
         input_size: height and width for the operation counts.
-        overrides: arguments of the backbone, where it is not built yet.
+        overrides: arguments of a backbone that is not built yet.
 
-    Raises InputError as build_backbone.
+    Raises:
+        InputError: as `build_backbone`, or a computed feature map disagrees with its FeatureSpec.
     """
     if isinstance(backbone, nn.Module):
         name = type(backbone).__name__
@@ -100,77 +133,124 @@ def describe(backbone: str | Mapping | nn.Module, input_size: tuple[int, int] = 
         cfg = ({"type": backbone} if isinstance(backbone, str) else dict(backbone)) | overrides
         name = cfg.get("model", cfg["type"])
         with torch.device("meta"):
-            model = build_backbone(cfg, **({"load_weights": False} if cfg.get("weights") else {}))
-    specs = {spec.name: spec for spec in model.built_specs}
+            model = build_backbone(cfg, load_weights=False)
+    check_geometry(model)
+    level_gflops, gflops = count_operations(model, input_size)
     fields = receptive_fields(model) if isinstance(model, ResNet) else {}
-    gflops, total = operations(model, input_size)
+    specs = {spec.name: spec for spec in model.stage_specs}
     returned = {spec.name for spec in model.feature_specs}
-    parts = model.parts or {name: () for name in specs}
+    parts = model.stage_modules or {name: () for name in specs}
     model.train()
     levels = []
     for level, modules in parts.items():
         spec = specs.get(level)
-        inside = {id(p): p for module in modules for p in module.parameters()}
-        levels.append(LevelDescription(
-            level, level in returned, spec and spec.channels, spec and spec.stride, spec and spec.dilation, fields.get(level),
-            sum(p.numel() for p in inside.values()) if modules else None, gflops.get(level), *what_is_fixed(modules)))  # fmt: skip
-    parameters = sum(p.numel() for p in model.parameters())
-    return Description(name, tuple(levels), parameters, total, tuple(input_size), model.size_divisor, model.identity_left)
+        weights, statistics, affine = _training_state(modules)
+        parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}
+        levels.append(
+            LevelDescription(
+                name=level,
+                returned=level in returned,
+                channels=spec.channels if spec else None,
+                stride=spec.stride if spec else None,
+                dilation=spec.dilation if spec else None,
+                receptive_field=fields.get(level),
+                parameters=sum(p.numel() for p in parameters.values()) if modules else None,
+                gflops=level_gflops.get(level),
+                weights=weights,
+                statistics=statistics,
+                affine=affine,
+            )
+        )
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Description(name, tuple(levels), total, gflops, tuple(input_size), model.size_divisor, model.inexact_reasons)
 
 
-def operations(model: nn.Module, input_size: tuple[int, int]) -> tuple[dict[str, float], float]:
-    """1e9 operations of each level that has an end of its own, and of all: torch's counter on the meta device."""
+@torch.no_grad()
+def check_geometry(model: Backbone) -> None:
+    """Compare the declared geometry of a backbone on the meta device with the maps that it computes.
 
-    def deform(_, weight, *rest, out_shape=None, **__) -> int:
+    Raises:
+        InputError: a map is missing, or its channels or stride are not those of its FeatureSpec.
+    """
+    side = 2 * model.size_divisor
+    images = torch.zeros(1, model.preprocess.channels, side, side, device="meta")
+    features = model.eval().forward_features(images)
+    for spec in model.feature_specs:
+        if spec.name not in features:
+            raise InputError(f"feature_specs declares {spec.name}, but forward_features returns {', '.join(features)}")
+        expected = (1, spec.channels, side // spec.stride, side // spec.stride)
+        if tuple(features[spec.name].shape) != expected:
+            shape = tuple(features[spec.name].shape)
+            raise InputError(f"{spec} declares {expected} for a {side} x {side} image, but forward_features returns {shape}")
+
+
+@torch.no_grad()
+def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict[str, float], float]:
+    """Return 1e9 operations per level whose output module is known, and in total, of a model on the meta device."""
+
+    def deform_conv_flops(_, weight, *args, out_shape=None, **kwargs) -> int:
         return 2 * weight[1] * weight[2] * weight[3] * torch.Size(out_shape).numel()
 
-    passed: dict[str, int] = {}
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deform})
-    hooks = [module.register_forward_hook(lambda *_, name=name: passed.update({name: counter.get_total_flops()}))
-             for name, module in model.ends.items()]  # fmt: skip
-    model.eval()
-    with counter, torch.no_grad():
-        model(torch.zeros(1, model.preprocess.channels, *input_size, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    counts, before = {}, 0
-    for name, count in passed.items():
-        counts[name], before = (count - before) / 1e9, count
-    return counts, counter.get_total_flops() / 1e9
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deform_conv_flops})
+    totals: dict[str, int] = {}  # operations from the input up to each level
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: totals.update({name: counter.get_total_flops()}))
+        for name, module in model.stage_outputs.items()
+    ]
+    with counter:
+        model.eval()(torch.zeros(1, model.preprocess.channels, *input_size, device="meta"))
+    for handle in handles:
+        handle.remove()
+    gflops, previous = {}, 0
+    for name, total in totals.items():
+        gflops[name] = (total - previous) / 1e9
+        previous = total
+    return gflops, counter.get_total_flops() / 1e9
 
 
 def receptive_fields(model: ResNet) -> dict[str, int | None]:
-    """Side in input pixels of what one cell of each level depends on; None from the first deformable stage on.
+    """Return input pixels per side that one cell of each level depends on; None from the first deformable stage on.
 
-    Along the longest path a window of k cells, `dilation` apart, adds (k - 1) * dilation * (input pixels a cell).
+    Along the longest path, a window of k cells with dilation d adds (k - 1) * d * (input pixels per cell).
     """
-    field, step, fields = 1, 1, {}
-    for level, modules in model.parts.items():
-        for module in modules:
-            for name, layer in module.named_modules():
-                if "conv_offset" in name or field is None:
-                    field = None  # offsets reach anywhere
-                elif isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and "downsample" not in name:
-                    kernel, stride, dilation = (v[0] if isinstance(v, tuple) else v
-                                                for v in (layer.kernel_size, layer.stride, layer.dilation))  # fmt: skip
-                    field += (kernel - 1) * dilation * step
-                    step *= stride
+    field: int | None = 1
+    pixels_per_cell = 1
+    fields: dict[str, int | None] = {}
+    for level, modules in model.stage_modules.items():
+        layers = [(name, layer) for module in modules for name, layer in module.named_modules()]
+        for name, layer in layers:
+            if "conv_offset" in name:
+                field = None  # offsets reach anywhere
+            if field is None or "downsample" in name or not isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
+                continue
+            kernel_size, stride, dilation = (
+                value[0] if isinstance(value, tuple) else value
+                for value in (layer.kernel_size, layer.stride, layer.dilation)
+            )
+            field += (kernel_size - 1) * dilation * pixels_per_cell
+            pixels_per_cell *= stride
         fields[level] = field
     return fields
 
 
-def what_is_fixed(modules) -> tuple[str, str, str]:
-    """(weights, statistics, affine) of a part in training mode."""
-    inside = list({id(m): m for module in modules for m in module.modules()}.values())
-    norms = [m for m in inside if isinstance(m, (nn.GroupNorm, nn.LayerNorm)) or hasattr(m, "running_mean")]
-    ids = {id(norm) for norm in norms}
-    own = [p.requires_grad for m in inside if id(m) not in ids for p in m.parameters(recurse=False)]
+def _training_state(modules: Iterable[nn.Module]) -> tuple[str, str, str]:
+    """Return (weights, statistics, affine) of a part in training mode, see LevelDescription."""
+    inner = list({id(m): m for module in modules for m in module.modules()}.values())
+    norms = [m for m in inner if isinstance(m, (nn.GroupNorm, nn.LayerNorm)) or hasattr(m, "running_mean")]
+    others = [m for m in inner if m not in norms]
+    weights = [p.requires_grad for m in others for p in m.parameters(recurse=False)]
     affine = [p.requires_grad for norm in norms for p in norm.parameters(recurse=False)]
-    live = [isinstance(norm, LIVE) and norm.training for norm in norms if hasattr(norm, "running_mean")]
-    return _word(own, "trains", "none"), _word(live, "live", "none"), _word(affine, "trains", "fixed" if norms else "none")
+    statistics = [isinstance(norm, BATCH_NORMS) and norm.training for norm in norms if hasattr(norm, "running_mean")]
+    return (
+        _summarise(weights, true="trains", empty="none"),
+        _summarise(statistics, true="live", empty="none"),
+        _summarise(affine, true="trains", empty="fixed" if norms else "none"),
+    )
 
 
-def _word(flags: list[bool], yes: str, empty: str) -> str:
+def _summarise(flags: list[bool], true: str, empty: str) -> str:
     if not flags:
         return empty
-    return yes if all(flags) else "part" if any(flags) else "fixed"
+    if all(flags):
+        return true
+    return "part" if any(flags) else "fixed"

@@ -1,31 +1,28 @@
-"""ResNet and ResNeXt with every stage's stride and dilation decided, and declared, in one loop.
+"""ResNet and ResNeXt feature pyramids: `stage_plan.py` decides the geometry, the constructor builds it.
 
-State-dict keys are torchvision's. Words: stage = the blocks that make one level (C2 = layer1 ... C5 = layer4);
-part = stem or stage; a removed stride is one that dilation replaces.
+State-dict keys are torchvision's. A stage is the blocks that compute one level (c2 = layer1 ... c5 = layer4); c1 is the
+stem before its pool. `freeze` counts parts: the stem, then the stages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..specs import FeatureSpec
 from ..errors import InputError, did_you_mean
+from ..layers.conv import conv2d
+from ..layers.fold import conv_norm
+from ..layers.norm import Norm, resolve_norm
+from ..layers.winograd_conv import convert_to_winograd_
+from ..specs import FeatureSpec
+from ..weights.loading import adapt_first_conv, load_state
+from ..weights.sources import read_weights
 from .base import Backbone
-from .blocks import BasicBlock, Bottleneck, Conv2d, ConvShortcut, DeepStem, PadShortcut, PoolShortcut, Stage
-from .stage_plan import Dilation, dilated_stages
-from ..layers.norm import Norm, conv_norm, resolve_norm
-from .preprocess import Preprocess
-from ..weights.sources import adapt_channels, load_state, read_weights
-
-STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
-STEMS = ("conv7", "deep", "cifar")
-
-
-def check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"{argument}: unknown feature {name!r}; {did_you_mean(str(name), known)}")
+from .blocks import BasicBlock, Bottleneck, Shortcut, Stage
+from .shortcuts import ConvShortcut, PadShortcut, PoolShortcut
+from .stage_plan import STAGE_KEYS, STEM_STRIDES, Layout, check_convention, dilated_stages, plan_stages
+from .stem import DeepStem
 
 
 class ResNet(Backbone):
@@ -33,38 +30,35 @@ class ResNet(Backbone):
 
     Args:
         block: BasicBlock or Bottleneck.
-        layers: blocks in each stage.
-        planes: width of each stage before the block's expansion.
+        layers: number of blocks per stage.
+        planes: width per stage before the block's expansion.
         weights: None, `torchvision:<name>` or the path of a state dict with torchvision's keys.
-        out_features: which of c1..c5 to return (default: every stage); stages deeper than the deepest are not built.
-        output_stride: 8, 16 or 32 (default). Replaces strides by dilation from the deepest stage upwards.
-        replace_stride_with_dilation: the same for c3, c4, c5 one by one; not together with output_stride.
-        dilation_convention: "exact", or "torchvision", "detectron2", "mmdet" for weights that were trained so.
-        norm: "frozen", "batch", "batch_eval", "sync", "group", or a callable channels -> layer; not given: frozen with
+        out_features: levels to return, of c1 to c5 (default: every stage); stages after the deepest one are not built.
+        output_stride: 8, 16 or 32 (default); dilation replaces strides from the deepest stage upwards.
+        replace_stride_with_dilation: the same for c3, c4 and c5 one by one; not together with `output_stride`.
+        dilation_convention: "exact", or "torchvision", "detectron2", "mmdet" for weights trained with that library.
+        norm: "frozen", "batch", "batch_eval", "sync", "group", or a callable channels -> layer. Default: frozen with
             weights, batch without.
-        norm_layer: torchvision's name for a callable `norm`.
-        norm_eps: epsilon of a norm that is given by name (torchvision's COCO_V1 detectors have 0).
-        freeze: parts from the input that stay fixed: 0 none, 1 stem, 2 stem + c2, ... 5 all. Survives `.train()`.
-        in_channels: image channels; pretrained weights for three are adapted.
-        stem: "conv7" (7x7, stride 2), "deep" (three 3x3) or "cifar" (3x3 at stride 1, no pool).
+        norm_layer: torchvision's name of a callable `norm`.
+        norm_eps: epsilon of a norm given by name (0 in torchvision's COCO_V1 detectors).
+        freeze: number of parts from the input that stay fixed: 0 none, 1 stem, 2 stem and c2, ... 5 all.
+        in_channels: number of image channels; pretrained weights for three are adapted.
+        stem: "conv7" (7x7, stride 2), "deep" (three 3x3) or "cifar" (3x3 at stride 1 without pool).
         avg_down: average-pool before the shortcut's convolution (ResNet-D).
-        stride_in_1x1: the first 1x1 of a Bottleneck carries the stride (the original paper, Caffe).
+        stride_in_1x1: the first 1x1 of a Bottleneck carries the stride (the original paper and Caffe).
         pad_shortcut: shortcuts without parameters (option A of the paper).
         groups, width_per_group: cardinality and base width of ResNeXt.
         zero_init_residual: start every residual branch at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
-        deform_stages: stages in whose blocks the last 3x3 is a modulated deformable convolution, such as ("c4", "c5").
-        multi_grid: factors on the dilations in the deepest stage's blocks (Chen et al. 2017, arXiv:1706.05587, 3.2).
+        deform_stages: stages whose blocks have a modulated deformable convolution as their last 3x3.
+        multi_grid: factors on the dilations of the deepest stage's blocks (Chen et al. 2017, arXiv:1706.05587, 3.2).
         checkpoint_stages: stages that keep no activations in training and compute them again in the backward pass.
-        num_classes: build the classifier of the paper too, for `logits`.
+        num_classes: build the paper's classifier too, for `logits`.
         architecture: torchvision's name of the network, to find named weights.
-        load_weights: False builds for these weights (norm, preprocessing) but reads none: a checkpoint follows.
+        load_weights: False builds for `weights` without reading them, because a checkpoint follows.
 
-    Raises InputError for arguments that contradict each other or weights that do not fit.
-
-    Attributes: see Backbone.
+    Raises:
+        InputError: arguments contradict each other, or the weights do not fit.
     """
-
-    norms_follow = True
 
     def __init__(
         self,
@@ -96,158 +90,211 @@ class ResNet(Backbone):
         architecture: str = "",
         load_weights: bool = True,
     ):
-        super().__init__()
-        names = list(STAGES)[: len(layers)]
-        known = ("c1", *names)
-        out_features = names if out_features is None else out_features
-        check_names("out_features", out_features, known)
-        check_names("deform_stages", deform_stages, names)
-        check_names("checkpoint_stages", checkpoint_stages, names)
-        if not out_features:
-            raise InputError("out_features is empty")
-        if freeze not in range(len(known) + 1):
-            raise InputError(f"freeze counts the fixed parts from the input, 0 to {len(known)}, not {freeze!r}")
+        super().__init__(in_channels)
+        _check_stem(stem)
         if norm is not None and norm_layer is not None:
-            raise InputError("give norm or norm_layer (torchvision's name for a callable norm), not both")
-        if stem not in STEMS:
-            raise InputError(f"unknown stem {stem!r}; {did_you_mean(str(stem), STEMS)}")
-        if block is BasicBlock and (groups != 1 or width_per_group != 64 or stride_in_1x1):
-            raise InputError("BasicBlock (ResNet-18 and 34) has no groups, no width_per_group other than 64 and no 1x1")
-        if multi_grid is not None and len(multi_grid) != layers[-1]:
-            raise InputError(f"multi_grid has a factor for each of the {layers[-1]} blocks of {names[-1]}, not {len(multi_grid)}")
-        depth = max(known.index(name) for name in out_features)
-        if num_classes is not None and depth < len(layers):
-            raise InputError(f"num_classes needs {names[-1]} in out_features")
+            raise InputError("give norm or norm_layer (torchvision's name of a callable norm), not both")
+        bottleneck = issubclass(block, Bottleneck)
+        layout = Layout(tuple(layers), tuple(planes), bottleneck, stem, stride_in_1x1, avg_down)
+        names = layout.stage_names
+        out_features = names if out_features is None else tuple(out_features)
+        _check_levels("out_features", out_features, ("c1", *names))
+        _check_levels("deform_stages", deform_stages, names)
+        _check_levels("checkpoint_stages", checkpoint_stages, names)
+        _check_depth(layout, out_features, multi_grid, num_classes)
+        block_options = _block_options(bottleneck, groups, width_per_group, stride_in_1x1)
 
-        net_stride = 1 if stem == "cifar" else 4
-        strides = [1] + [2] * (len(layers) - 1)
-        replaced = dilated_stages(names[1:], output_stride, replace_stride_with_dilation, net_stride << (len(layers) - 1))
-        rule = Dilation(dilation_convention, block is BasicBlock, stride_in_1x1, avg_down)
-        if any(replaced):
-            rule.check()
-        exact = Dilation("exact", block is BasicBlock, stride_in_1x1, avg_down)
+        dilated = dilated_stages(layout, output_stride, replace_stride_with_dilation)
+        check_convention(layout, dilation_convention, dilated)
+        plans = plan_stages(layout, dilated, dilation_convention, multi_grid)
+        exact_plans = plan_stages(layout, dilated, "exact", multi_grid)
+        num_stages = max(("c1", *names).index(name) for name in out_features)
+
         make_norm = resolve_norm(norm if norm_layer is None else norm_layer, weights, freeze, norm_eps)
-        shortcut = PadShortcut if pad_shortcut else PoolShortcut if avg_down else ConvShortcut
-
+        shortcut: Shortcut = PadShortcut if pad_shortcut else PoolShortcut if avg_down else ConvShortcut
         channels = planes[0]
-        if stem == "deep":
-            self.conv1 = DeepStem(in_channels, channels, make_norm)
-        else:
-            self.conv1 = Conv2d(in_channels, channels, *((7, 2) if stem == "conv7" else (3, 1)))
+        self.conv1 = _stem_conv(stem, in_channels, channels, make_norm)
         self.bn1 = make_norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, padding=1)
-        specs = [FeatureSpec("c1", 1, channels, 1 if stem == "cifar" else 2)]
-        dilation, left = 1, set()
-        for index, name in enumerate(names[:depth]):
-            stride, removed, before = strides[index], 1, dilation
-            if index and replaced[index - 1]:
-                stride, removed, dilation = 1, stride, dilation * stride
-            net_stride *= stride
-            grid = multi_grid if multi_grid and name == names[-1] else [1] * layers[index]
+        self._stem_spec = FeatureSpec("c1", 1, channels, STEM_STRIDES[stem][0])
+        for plan in plans[:num_stages]:
             blocks = []
-            for number in range(layers[index]):
-                own, true = ((r.later(dilation, grid[number]) if number else r.first(stride, removed, before, dilation, grid[0]))
-                             for r in (rule, exact))  # fmt: skip
-                # a stage's first block needs a shortcut even where dilation took its stride, because the channels change
-                adapt = own.stride > 1 or channels != planes[index] * block.expansion
-                blocks.append(block(channels, planes[index], own, make_norm, shortcut if adapt else None,
-                                    name in deform_stages, groups, width_per_group, stride_in_1x1))  # fmt: skip
-                channels = planes[index] * block.expansion
-                left |= {f"dilation_convention={dilation_convention}"} if own != true else set()
-            left |= {"deformable stages"} if name in deform_stages else set()
-            left |= {"multi_grid"} if set(grid) != {1} else set()
-            specs.append(FeatureSpec(name, index + 2, channels, net_stride, dilation))
-            self.add_module(STAGES[name], Stage(blocks, specs[-1], name in checkpoint_stages))
+            for block_plan in plan.blocks:
+                # dilation removes the stride of a stage's first block, but its channels still change
+                needs_shortcut = block_plan.stride > 1 or channels != plan.spec.channels
+                blocks.append(
+                    block(
+                        channels,
+                        plan.planes,
+                        block_plan,
+                        make_norm,
+                        shortcut if needs_shortcut else None,
+                        deformable=plan.spec.name in deform_stages,
+                        **block_options,
+                    )
+                )
+                channels = plan.spec.channels
+            stage = Stage(blocks, plan.spec, checkpointed=plan.spec.name in checkpoint_stages)
+            self.add_module(STAGE_KEYS[plan.spec.name], stage)
         if num_classes is not None:
             self.fc = nn.Linear(channels, num_classes)
 
-        left |= {"group norm"} if any(isinstance(m, nn.GroupNorm) for m in self.modules()) else set()
-        self.identity_left = tuple(sorted(left))
-        self.undilated = {"output_stride": None, "replace_stride_with_dilation": (False,) * len(replaced), "multi_grid": None}
-        self.built_specs = tuple(specs)
-        self.outputs = frozenset(out_features)
-        self.preprocess = Preprocess.for_channels(in_channels)
+        self._out_features = frozenset(out_features)
+        self.undilated_kwargs = {
+            "output_stride": None,
+            "replace_stride_with_dilation": (False,) * len(dilated),
+            "multi_grid": None,
+        }
+        reasons = {
+            f"dilation_convention={dilation_convention}": plans[:num_stages] != exact_plans[:num_stages],
+            "multi_grid": multi_grid is not None and set(multi_grid) != {1} and num_stages == len(names),
+            "deformable stages": any(name in deform_stages for name in names[:num_stages]),
+            "group norm": any(isinstance(module, nn.GroupNorm) for module in self.modules()),
+        }
+        self.inexact_reasons = tuple(sorted(reason for reason, applies in reasons.items() if applies))
         self._initialise(zero_init_residual)
         self.to(memory_format=torch.channels_last)
+        convert_to_winograd_(self)
         if weights and load_weights:
             self._load(read_weights(weights, architecture), in_channels, weights)
-        self._freeze(freeze)
+        self.freeze(freeze)
 
     def _initialise(self, zero_init_residual: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, Conv2d):  # He et al. 2015 (arXiv:1502.01852), fan out as torchvision
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and not name.endswith("conv_offset"):
+                # He et al. 2015 (arXiv:1502.01852); fan out as in torchvision
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
-                nn.init.zeros_(module.last_norm().weight)
+                nn.init.zeros_(module.last_norm.weight)
 
-    def _load(self, state: dict[str, Tensor], in_channels: int, source: str) -> None:
-        """Classifier keys are dropped where there is no classifier, or one for another number of classes."""
-        unwanted = [f"{key}." for key in STAGES.values() if key not in self._modules]
-        other_head = "fc" in self._modules and "fc.weight" in state and state["fc.weight"].shape != self.fc.weight.shape
-        if other_head or "fc" not in self._modules:
-            unwanted.append("fc.")
-        first = "conv1.0.weight" if isinstance(self.conv1, DeepStem) else "conv1.weight"
-        if first in state and state[first].dim() == 4:
-            state = state | {first: adapt_channels(state[first], in_channels)}
-        fresh = [".conv_offset."] + (["fc."] if other_head else [])
-        load_state(self, state, tuple(unwanted), tuple(fresh), source)
-
-    def _freeze(self, count: int) -> None:
-        self.freeze = count
-        if count:
-            for module in (self.conv1, self.bn1):
-                module.requires_grad_(False).eval()
-        for key in list(STAGES.values())[: max(0, count - 1)]:
-            if key in self._modules:
-                self._modules[key].freeze()
+    def _load(self, state: Mapping[str, Tensor], in_channels: int, source: str) -> None:
+        """Load a state dict, except for stages that are not built and a classifier that is not built or does not fit."""
+        first_key = "conv1.0.weight" if isinstance(self.conv1, DeepStem) else "conv1.weight"
+        drop = [f"{key}." for key in STAGE_KEYS.values() if key not in self._modules]
+        may_be_missing = [".conv_offset."]
+        has_classifier = "fc" in self._modules
+        if has_classifier and "fc.weight" in state and state["fc.weight"].shape != self.fc.weight.shape:
+            may_be_missing.append("fc.")
+        if not has_classifier or "fc." in may_be_missing:
+            drop.append("fc.")
+        state = adapt_first_conv(state, first_key, in_channels)
+        load_state(self, state, source, drop_prefixes=tuple(drop), may_be_missing=tuple(may_be_missing))
 
     @property
-    def parts(self) -> dict[str, tuple[nn.Module, ...]]:
-        """What makes each built level, in the order in which it runs; `freeze` counts these."""
-        parts = {name: (self._modules[key],) for name, key in STAGES.items() if key in self._modules}
-        if "c2" in parts:
-            parts["c2"] = (self.maxpool, *parts["c2"])
-        return {"c1": (self.conv1, self.bn1, self.relu), **parts}
+    def stages(self) -> dict[str, Stage]:
+        """The stages that are built, by level."""
+        return {name: getattr(self, key) for name, key in STAGE_KEYS.items() if key in self._modules}
 
     @property
-    def ends(self) -> dict[str, nn.Module]:
-        """The module whose output is the level."""
-        return {name: modules[-1] for name, modules in self.parts.items()}
+    def stage_specs(self) -> tuple[FeatureSpec, ...]:
+        return (self._stem_spec, *(stage.spec for stage in self.stages.values()))
 
-    def train(self, mode: bool = True):
-        super().train(mode)
-        if self.freeze:
-            self.conv1.eval()
-            self.bn1.eval()
-        return self
+    @property
+    def feature_specs(self) -> tuple[FeatureSpec, ...]:  # type: ignore[override]
+        return tuple(spec for spec in self.stage_specs if spec.name in self._out_features)
 
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        x = self.relu(conv_norm(images, self.conv1, self.bn1))
-        features = {"c1": x} if "c1" in self.outputs else {}
+    @property
+    def stage_modules(self) -> dict[str, Sequence[nn.Module]]:
+        parts: dict[str, Sequence[nn.Module]] = {"c1": (self.conv1, self.bn1, self.relu)}
+        for name, stage in self.stages.items():
+            parts[name] = (self.maxpool, stage) if name == "c2" else (stage,)
+        return parts
+
+    @property
+    def stage_outputs(self) -> dict[str, nn.Module]:
+        return {name: modules[-1] for name, modules in self.stage_modules.items()}
+
+    @property
+    def conv_norm_pairs(self) -> tuple[tuple[str, str], ...]:
+        return (("conv1.6" if isinstance(self.conv1, DeepStem) else "conv1", "bn1"),)
+
+    def _forward_stem(self, images: Tensor) -> Tensor:
+        x, conv = images, self.conv1
+        if isinstance(conv, DeepStem):
+            x, conv = conv.forward_hidden(images), conv[6]
+        return self.relu(conv_norm(x, conv, self.bn1))
+
+    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
+        x = self._forward_stem(images)
+        features = {"c1": x} if "c1" in self._out_features else {}
         x = self.maxpool(x)
-        for name, key in STAGES.items():
-            if key in self._modules:
-                x = self._modules[key](x)
-                if name in self.outputs:
-                    features[name] = x
+        for name, stage in self.stages.items():
+            x = stage(x)
+            if name in self._out_features:
+                features[name] = x
         return features
 
     def logits(self, images: Tensor) -> Tensor:
-        """N x num_classes: the classifier of the paper on the mean of the deepest stage. Needs `num_classes`."""
-        if "fc" not in self._modules:
-            raise InputError("logits need a classifier: build the backbone with num_classes=")
-        return self.fc(self.levels(self.checked(images))[self.built_specs[-1].name].mean((-2, -1)))
+        """Compute the paper's classifier on the mean of the deepest stage.
 
-    def split_stage(self, name: str = "c5") -> Stage:
-        """Take the deepest stage out, for a head that runs it on RoI features (the C4 form of Ren et al. 2015).
+        Args:
+            images: N x C x H x W float, preprocessed.
 
-        The caller owns the returned module, with its weights and its freezing; the backbone ends one level earlier.
-        Raises InputError where `name` is not the deepest stage built.
+        Returns:
+            N x num_classes.
+
+        Raises:
+            InputError: the backbone was built without `num_classes`.
         """
-        if name != self.built_specs[-1].name or name not in STAGES:
-            raise InputError(f"split_stage takes the deepest stage, {self.built_specs[-1].name}, not {name!r}")
-        self.built_specs = self.built_specs[:-1]
-        stage = self._modules[STAGES[name]]
-        del self._modules[STAGES[name]]
+        if "fc" not in self._modules:
+            raise InputError("logits need a classifier; build the backbone with num_classes=")
+        features = self.forward_features(self._check_input(images))
+        return self.fc(features[self.stage_specs[-1].name].mean((-2, -1)))
+
+    def pop_stage(self, name: str = "c5") -> Stage:
+        """Remove the deepest stage and return it, for RoI heads that run it on every RoI (the C4 form, Ren et al. 2015).
+
+        The caller owns the stage with its weights and its freezing; the backbone ends one level earlier.
+
+        Raises:
+            InputError: `name` is not the deepest stage.
+        """
+        deepest = self.stage_specs[-1].name
+        if name != deepest or name not in STAGE_KEYS:
+            raise InputError(f"pop_stage takes the deepest stage, {deepest}, got {name!r}")
+        stage = self.stages[name]
+        stage.frozen = stage in self._frozen_modules()
+        self.frozen_count = min(self.frozen_count, len(self.stages))  # the stem and the stages that remain
+        delattr(self, STAGE_KEYS[name])
         return stage
+
+
+def _check_stem(stem: str) -> None:
+    if stem not in STEM_STRIDES:
+        raise InputError(f"unknown stem {stem!r}; {did_you_mean(str(stem), STEM_STRIDES)}")
+
+
+def _check_levels(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"{argument}: unknown level {name!r}; {did_you_mean(str(name), known)}")
+
+
+def _check_depth(
+    layout: Layout, out_features: Sequence[str], multi_grid: Sequence[int] | None, num_classes: int | None
+) -> None:
+    """Check the arguments that depend on which stages are built."""
+    deepest, num_blocks = layout.stage_names[-1], layout.layers[-1]
+    if not out_features:
+        raise InputError("out_features is empty; name at least one level")
+    if multi_grid is not None and len(multi_grid) != num_blocks:
+        raise InputError(f"multi_grid must have {num_blocks} factors, one per block of {deepest}, got {len(multi_grid)}")
+    if num_classes is not None and deepest not in out_features:
+        raise InputError(f"num_classes needs {deepest} in out_features, got {tuple(out_features)}")
+
+
+def _block_options(bottleneck: bool, groups: int, width_per_group: int, stride_in_1x1: bool) -> dict[str, Any]:
+    """Return the constructor arguments that only a Bottleneck has; raise InputError if a BasicBlock is given one."""
+    if bottleneck:
+        return {"groups": groups, "width_per_group": width_per_group, "stride_in_1x1": stride_in_1x1}
+    if groups != 1 or width_per_group != 64 or stride_in_1x1:
+        raise InputError("groups, width_per_group and stride_in_1x1 need Bottleneck blocks; ResNet-18 and 34 have BasicBlocks")
+    return {}
+
+
+def _stem_conv(stem: str, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
+    if stem == "deep":
+        return DeepStem(in_channels, out_channels, norm)
+    kernel_size, stride = (7, 2) if stem == "conv7" else (3, 1)
+    return conv2d(in_channels, out_channels, kernel_size, stride)

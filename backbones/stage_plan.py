@@ -1,18 +1,27 @@
-"""Dilation instead of stride: which stages, by whose rule, and what follows for the convolutions of a block.
+"""The geometry of a residual network, decided once: the stride and dilation of every block, and what each stage declares.
 
-Exact dilation (the a-trous identity: dilated features sampled at the removed stride equal the undilated ones) asks that
-convolutions up to and including the one that carried the removed stride keep the previous dilation, that only those
-after it get the new one, and that a shortcut's pool keeps the previous one too. Which convolution carries the stride
-depends on the block: the first 3x3 of a BasicBlock, the 3x3 of a Bottleneck, or its first 1x1 with `stride_in_1x1`.
-The other conventions belong to libraries with published weights.
+Dilation in place of a stride is exact if the dilated features sampled at the removed stride equal the undilated ones (the
+a-trous identity). That holds if and only if
+
+* convolutions up to and including the one that carried the removed stride keep the previous dilation,
+* convolutions after it get the new dilation, and
+* the average pool of a shortcut keeps the previous dilation.
+
+The convolution that carries the stride depends on the block: the first 3x3 of a BasicBlock, the 3x3 of a Bottleneck, or
+its first 1x1 with `stride_in_1x1`. The other conventions are those of libraries with published weights.
+
+This module does not import torch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, did_you_mean
+from ..specs import FeatureSpec
 
-CONVENTIONS = {  # what the library does not dilate, so that there is nothing to be equal to
+STAGE_KEYS = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}  # level -> torchvision's module name
+STEM_STRIDES = {"conv7": (2, 4), "deep": (2, 4), "cifar": (1, 1)}  # stem -> strides of c1 and of what the stages get
+UNSUPPORTED = {  # convention -> what that library does not dilate
     "exact": (),
     "torchvision": ("BasicBlock", "avg_down", "stride_in_1x1"),
     "detectron2": ("BasicBlock", "avg_down"),
@@ -21,83 +30,173 @@ CONVENTIONS = {  # what the library does not dilate, so that there is nothing to
 
 
 @dataclass(frozen=True)
-class BlockGeometry:
-    """Geometry of one block.
+class Layout:
+    """What the plan needs to know about a network.
 
     Attributes:
-        stride: 1, or that of a stage's first block where no dilation replaces it.
-        dilation: of the block's first 3x3 convolution.
-        second: dilation of a BasicBlock's second 3x3 convolution.
-        pool: dilation of the shortcut's average pool, 0 where there is nothing to pool.
+        layers: number of blocks per stage.
+        planes: width per stage before the block's expansion.
+        bottleneck: the blocks are Bottlenecks (1x1, 3x3, 1x1) and not BasicBlocks (3x3, 3x3).
+        stem: "conv7", "deep" or "cifar".
+        stride_in_1x1: the first 1x1 of a Bottleneck carries the stride.
+        avg_down: shortcuts average-pool before their convolution.
     """
 
-    stride: int
-    dilation: int
-    second: int
-    pool: int = 0
+    layers: tuple[int, ...]
+    planes: tuple[int, ...]
+    bottleneck: bool
+    stem: str = "conv7"
+    stride_in_1x1: bool = False
+    avg_down: bool = False
+
+    @property
+    def expansion(self) -> int:
+        return 4 if self.bottleneck else 1
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        return tuple(STAGE_KEYS)[: len(self.layers)]
+
+    @property
+    def output_stride(self) -> int:
+        """Stride of the deepest stage without dilation."""
+        return STEM_STRIDES[self.stem][1] * 2 ** (len(self.layers) - 1)
 
 
 @dataclass(frozen=True)
-class Dilation:
-    """The rule by which a network's stages are dilated.
+class BlockPlan:
+    """Geometry of one block.
 
-    Args:
-        convention: "exact", "torchvision", "detectron2" or "mmdet".
-        basic: the blocks are BasicBlocks.
-        stride_in_1x1: the convolution before the 3x3 carries the stride.
-        avg_down: the shortcut pools.
-
-    Raises InputError for an unknown convention.
+    Attributes:
+        stride: 2 in the first block of a stage that keeps its stride, else 1.
+        dilations: of the 3x3 convolutions in order, one for a Bottleneck and two for a BasicBlock.
+        pool_dilation: of the shortcut's average pool; 0 if the shortcut does not pool.
     """
 
-    convention: str
-    basic: bool
-    stride_in_1x1: bool
-    avg_down: bool
+    stride: int
+    dilations: tuple[int, ...]
+    pool_dilation: int = 0
 
-    def __post_init__(self):
-        if self.convention not in CONVENTIONS:
-            raise InputError(f"unknown dilation_convention {self.convention!r}; {did_you_mean(str(self.convention), CONVENTIONS)}")
 
-    def check(self) -> None:
-        """InputError where this convention's library has no such dilated network."""
-        asked = {"BasicBlock": self.basic, "avg_down": self.avg_down, "stride_in_1x1": self.stride_in_1x1}
-        for what in CONVENTIONS[self.convention]:
-            if asked[what]:
-                raise InputError(f"dilation_convention={self.convention!r}: {self.convention} dilates no network with "
-                                 f"{what}; 'exact' does")  # fmt: skip
+@dataclass(frozen=True)
+class StagePlan:
+    """Geometry of one stage: the blocks that compute one level.
 
-    def first(self, stride: int, removed: int, before: int, after: int, grid: int) -> BlockGeometry:
-        """A stage's first block. `removed` is the stride that dilation replaced (1 where none), `grid` a factor on the 3x3s."""
-        if self.convention in ("exact", "torchvision"):
-            pool = before if self.avg_down and stride * removed > 1 else 0
-            return BlockGeometry(stride, (after if self.stride_in_1x1 else before) * grid, after * grid, pool)
-        # detectron2 and mmdet dilate whole stages; mmdet's pool goes with the stride
-        return BlockGeometry(stride, after * grid, self._second(after, grid), 1 if self.avg_down and stride > 1 else 0)
+    Attributes:
+        spec: what the stage declares.
+        planes: width before the block's expansion.
+        blocks: one plan per block.
+    """
 
-    def later(self, after: int, grid: int) -> BlockGeometry:
-        """Any other block of a stage."""
-        return BlockGeometry(1, after * grid, self._second(after, grid))
+    spec: FeatureSpec
+    planes: int
+    blocks: tuple[BlockPlan, ...]
 
-    def _second(self, after: int, grid: int) -> int:
-        return 1 if self.convention == "mmdet" and self.basic else after * grid  # mmdet dilates conv1 alone
+
+def plan_stages(
+    layout: Layout,
+    dilated: Sequence[bool] = (False, False, False),
+    convention: str = "exact",
+    multi_grid: Sequence[int] | None = None,
+) -> tuple[StagePlan, ...]:
+    """Decide stride and dilation of every block.
+
+    Args:
+        layout: the network.
+        dilated: for each stage after the first, whether dilation replaces its stride; see `dilated_stages`.
+        convention: "exact", or "torchvision", "detectron2", "mmdet".
+        multi_grid: factor on the dilations of each block of the deepest stage.
+    """
+    plans = []
+    net_stride, dilation = STEM_STRIDES[layout.stem][1], 1
+    for index, name in enumerate(layout.stage_names):
+        stride = 2 if index > 0 else 1
+        prev_dilation, removed_stride = dilation, 1
+        if index > 0 and dilated[index - 1]:
+            stride, removed_stride = 1, stride
+            dilation *= removed_stride
+        net_stride *= stride
+        grid = multi_grid if multi_grid and name == layout.stage_names[-1] else (1,) * layout.layers[index]
+        first = _first_block(layout, convention, stride, removed_stride, prev_dilation, dilation, grid[0])
+        later = [BlockPlan(1, _whole_stage_dilations(layout, convention, dilation * factor)) for factor in grid[1:]]
+        spec = FeatureSpec(name, index + 2, layout.planes[index] * layout.expansion, net_stride, dilation)
+        plans.append(StagePlan(spec, layout.planes[index], (first, *later)))
+    return tuple(plans)
+
+
+def _first_block(
+    layout: Layout, convention: str, stride: int, removed_stride: int, prev_dilation: int, dilation: int, factor: int
+) -> BlockPlan:
+    """Plan the block that carries, or carried, the stride of its stage."""
+    if convention not in ("exact", "torchvision"):
+        # detectron2 and mmdet dilate whole stages; mmdet pools the shortcut only if the block keeps its stride
+        pool_dilation = 1 if layout.avg_down and stride > 1 else 0
+        return BlockPlan(stride, _whole_stage_dilations(layout, convention, dilation * factor), pool_dilation)
+    pool_dilation = prev_dilation if layout.avg_down and stride * removed_stride > 1 else 0
+    if not layout.bottleneck:
+        dilations: tuple[int, ...] = (prev_dilation * factor, dilation * factor)
+    elif layout.stride_in_1x1:  # the 3x3 comes after the stride
+        dilations = (dilation * factor,)
+    else:
+        dilations = (prev_dilation * factor,)
+    return BlockPlan(stride, dilations, pool_dilation)
+
+
+def _whole_stage_dilations(layout: Layout, convention: str, dilation: int) -> tuple[int, ...]:
+    """Return the dilations of a block whose 3x3 convolutions all have the dilation of the stage."""
+    if layout.bottleneck:
+        return (dilation,)
+    return (dilation, 1 if convention == "mmdet" else dilation)  # mmdet dilates only conv1 of a BasicBlock
 
 
 def dilated_stages(
-    stages: Sequence[str], output_stride: int | None, replace: Sequence[bool] | None, full: int
+    layout: Layout, output_stride: int | None, replace_stride_with_dilation: Sequence[bool] | None
 ) -> tuple[bool, ...]:
-    """Which of `stages` (c3, c4, c5) trade their stride for dilation, from one of the two ways to say it.
+    """Return for each stage after the first whether dilation replaces its stride.
 
-    `full` is the output stride without dilation: 32 gives a choice of 8, 16 and 32.
+    Args:
+        layout: the network.
+        output_stride: stride of the deepest stage; strides are replaced from the deepest stage upwards.
+        replace_stride_with_dilation: the answer, given stage by stage.
+
+    Raises:
+        InputError: both are given, or one has an impossible value.
     """
-    if output_stride is not None and replace is not None:
+    stages = layout.stage_names[1:]
+    if output_stride is not None and replace_stride_with_dilation is not None:
         raise InputError("give output_stride or replace_stride_with_dilation, not both")
-    if replace is not None:
-        if len(replace) != len(stages):
-            raise InputError(f"replace_stride_with_dilation has one entry for each of {', '.join(stages)}, not {len(replace)}")
-        return tuple(bool(r) for r in replace)
-    choices = {full >> removed: removed for removed in (2, 1, 0)}
-    if output_stride is not None and output_stride not in choices:
-        raise InputError(f"output_stride must be {', '.join(map(str, list(choices)[:-1]))} or {full}, not {output_stride!r}")
-    removed = choices[output_stride or full]
-    return (False,) * (len(stages) - removed) + (True,) * removed
+    if replace_stride_with_dilation is not None:
+        if len(replace_stride_with_dilation) != len(stages):
+            raise InputError(
+                f"replace_stride_with_dilation must have {len(stages)} entries ({', '.join(stages)}), "
+                f"got {len(replace_stride_with_dilation)}"
+            )
+        return tuple(bool(replace) for replace in replace_stride_with_dilation)
+    full = layout.output_stride
+    choices = {full // 4: 2, full // 2: 1, full: 0}  # output stride -> number of dilated stages
+    if output_stride is None:
+        output_stride = full
+    if output_stride not in choices:
+        raise InputError(f"output_stride must be one of {', '.join(map(str, choices))}, got {output_stride!r}")
+    num_dilated = choices[output_stride]
+    return (False,) * (len(stages) - num_dilated) + (True,) * num_dilated
+
+
+def check_convention(layout: Layout, convention: str, dilated: Sequence[bool]) -> None:
+    """Check that the library of a dilation convention has such a network.
+
+    Raises:
+        InputError: the convention is unknown, or its library cannot dilate this network.
+    """
+    if convention not in UNSUPPORTED:
+        raise InputError(f"unknown dilation_convention {convention!r}; {did_you_mean(str(convention), UNSUPPORTED)}")
+    features = {
+        "BasicBlock": not layout.bottleneck,
+        "avg_down": layout.avg_down,
+        "stride_in_1x1": layout.stride_in_1x1,
+    }
+    for feature in UNSUPPORTED[convention]:
+        if any(dilated) and features[feature]:
+            raise InputError(
+                f"dilation_convention={convention!r}: {convention} does not dilate networks with {feature}; use 'exact'"
+            )

@@ -1,101 +1,121 @@
-"""Any network of timm under the same contract: `timm:<name>` wraps `timm.create_model(..., features_only=True)`.
+"""Any network of timm under the contract of a backbone: `timm:<name>` wraps `timm.create_model(features_only=True)`.
 
-timm's own `feature_info` says channels and strides. Dilation is timm's too, and is measured where it is asked for:
-it is exact for ResNets, not for average-pool shortcuts at output stride 8 nor for anti-aliased networks. timm is imported
-where it is used, since most programs never do.
+Channels and strides come from timm's own `feature_info`. Dilation is timm's too, and is measured if it is asked for: it
+is exact for ResNets, but not for average-pool shortcuts at output stride 8 nor for anti-aliased networks. timm is
+imported inside the functions because most programs never use it.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import log2
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..specs import FeatureSpec
 from ..errors import InputError, did_you_mean
-from ..registry import BACKBONES
-from .base import Backbone
-from ..layers.norm import LIVE, resolve_norm
-from .preprocess import Preprocess
-from .verify import EXACT, randomise_norms
+from ..layers.norm import BATCH_NORMS, resolve_norm
+from ..registry import BACKBONES, register_prefix
+from ..specs import FeatureSpec
 from ..weights.sources import first_line, read_file
+from .base import Backbone
+from .preprocess import Preprocess
+from .verify import TOLERANCE, randomise_norms
 
 
-def create(model: str, weights: str | None = None, **arguments) -> nn.Module:
-    """timm's feature network; InputError for what timm does not know or refuses, or weights that are not to be had."""
+def create_network(model: str, weights: str | None = None, **arguments: Any) -> nn.Module:
+    """Build timm's feature network.
+
+    Args:
+        model: timm's name of the network.
+        weights: None, `timm:<tag>` or the path of a state dict.
+        arguments: passed on to `timm.create_model`.
+
+    Raises:
+        InputError: timm does not know or refuses the network, or the weights cannot be had.
+    """
     import timm
 
     if model not in timm.list_models():
         raise InputError(f"timm has no model {model!r}; {did_you_mean(str(model), timm.list_models())}")
-    loading = {}
+    name, loading = model, {}
     kind, _, tag = (weights or "").partition(":")
     if kind == "timm":
         known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
         if tag not in known:
             raise InputError(f"timm has no weights {tag!r} for {model}; {did_you_mean(tag, known)}")
-        model = f"{model}.{tag}"
-        loading = {"pretrained": True}
+        name, loading = f"{model}.{tag}", {"pretrained": True}
     elif weights:
         state = read_file(Path(weights))
-        broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-        if broken:
-            raise InputError(f"weights {weights} do not fit: not finite {broken[0]}")
+        for key, value in state.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise InputError(f"weights {weights} do not fit: not finite {key}")
         loading = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
     try:
-        return timm.create_model(model, features_only=True, **loading, **arguments)
-    except Exception as error:  # a hub that is not reached, an argument the network lacks, a key that does not fit: timm's words
-        asked = [f"{key}={value!r}" for key, value in arguments.items()] + ([f"weights={weights!r}"] if weights else [])
-        way_out = "; put the file anywhere and give weights=PATH" if kind == "timm" else ""
-        raise InputError(f"timm cannot build {model} with {', '.join(asked)}: {first_line(error)}{way_out}") from None
+        return timm.create_model(name, features_only=True, **loading, **arguments)
+    except Exception as error:  # unreachable hub, unsupported argument, mismatched key: report timm's message
+        settings = [f"{key}={value!r}" for key, value in {**arguments, "weights": weights}.items() if value is not None]
+        advice = "; put the file anywhere and give weights=PATH" if kind == "timm" else ""
+        raise InputError(f"timm cannot build {name} with {', '.join(settings)}: {first_line(error)}{advice}") from None
 
 
-def levels(network: nn.Module, model: str) -> list[int]:
-    """log2 of each feature's stride; InputError where they form no pyramid."""
-    reductions = network.feature_info.reduction()
-    if any(r & (r - 1) for r in reductions) or len(set(reductions)) < len(reductions):
-        raise InputError(f"timm's {model} has features of stride {reductions}, which is no pyramid")
-    return [int(log2(r)) for r in reductions]
+def network_levels(network: nn.Module, model: str) -> tuple[int, ...]:
+    """Return log2 of each feature's stride.
+
+    Raises:
+        InputError: the strides do not form a pyramid.
+    """
+    strides = network.feature_info.reduction()
+    if any(stride & (stride - 1) for stride in strides) or len(set(strides)) < len(strides):
+        raise InputError(f"timm's {model} has features of strides {strides}, which do not form a pyramid")
+    return tuple(int(log2(stride)) for stride in strides)
 
 
 @lru_cache
-def dilation_error(model: str, output_stride: int) -> tuple[tuple[int, ...], dict[int, float]]:
-    """Levels of a timm network and, per level, how far its dilated features are from the a-trous identity.
+def undilated_levels(model: str) -> tuple[int, ...]:
+    """Return the levels of a timm network without dilation. Raises as `network_levels`."""
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        return network_levels(create_network(model), model)
 
-    Measured with random weights and norm statistics in float32: max|a - b| / max|b|, where exact networks stay below 1e-5.
+
+@lru_cache
+def dilation_errors(model: str, output_stride: int) -> dict[int, float]:
+    """Return per level how far dilated features are from the a-trous identity: max|a - b| / max|b|.
+
+    Measured in float32 with random weights and norm statistics. Exact networks stay below 1e-5.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         torch.manual_seed(0)
-        plain = randomise_norms(create(model)).eval()  # residual branches that start at zero would hide everything
-        dilated = create(model, output_stride=output_stride).eval()
+        # random norms, because residual branches that start at zero would hide every difference
+        plain = randomise_norms(create_network(model)).eval()
+        dilated = create_network(model, output_stride=output_stride).eval()
         dilated.load_state_dict(plain.state_dict())
         images = torch.randn(1, 3, 128, 160)
-        errors, own = {}, levels(plain, model)
-        for level, a, b in zip(own, dilated(images), plain(images)):
-            step = a.shape[-1] // b.shape[-1]
-            errors[level] = ((a[..., ::step, ::step] - b).abs().max() / b.abs().max()).item()
-    return tuple(own), errors
+        errors = {}
+        for level, fine, coarse in zip(network_levels(plain, model), dilated(images), plain(images)):
+            step = fine.shape[-1] // coarse.shape[-1]
+            errors[level] = ((fine[..., ::step, ::step] - coarse).abs().max() / coarse.abs().max()).item()
+    return errors
 
 
 @BACKBONES.register_module(name="timm")
 class TimmBackbone(Backbone):
-    """Features of a timm network, named by level: c2 is the one of stride 4 without dilation.
+    """Features of a timm network, named by level: c2 is the feature that has stride 4 without dilation.
 
     Args:
         model: timm's name of the network.
         weights: None, `timm:<tag>` (a pretrained tag of this model) or the path of a state dict.
-        out_features: which levels to return; default: c2 to c5, as far as the network has them. Deeper ones are not built.
-        output_stride: 8, 16 or 32, where timm's network has it; a warning says by how much it is not exact.
-        norm: "frozen" or "batch"; not given: frozen with weights, where there is batch norm.
-        freeze: parts from the input that stay fixed: 0 none, 1 stem, 2 stem + c2, ... Survives `.train()`.
-        in_channels: image channels; timm adapts pretrained weights.
-        load_weights: False builds for these weights but reads none: a checkpoint follows.
+        out_features: levels to return; default: c2 to c5, as far as the network has them. Deeper ones are not built.
+        output_stride: 8, 16 or 32, if timm's network has it; a warning says by how much it is not exact.
+        norm: "frozen" or "batch"; default: frozen with weights, if the network has batch norms.
+        freeze: number of parts from the input that stay fixed: 0 none, 1 stem, 2 stem and c2, ...
+        in_channels: number of image channels; timm adapts pretrained weights.
+        load_weights: False builds for `weights` without reading them, because a checkpoint follows.
 
-    Raises InputError for a model, tag or argument that timm does not have.
-
-    Attributes: see Backbone.
+    Raises:
+        InputError: timm does not have the model, the tag or the argument.
     """
 
     def __init__(
@@ -110,101 +130,123 @@ class TimmBackbone(Backbone):
         in_channels: int = 3,
         load_weights: bool = True,
     ):
-        super().__init__()
+        super().__init__(in_channels)
         if norm not in (None, "frozen", "batch"):
-            raise InputError(f"a timm network's norm is its own: 'frozen' or 'batch', not {norm!r}")
-        resolve_norm(norm, weights, freeze, 1e-5)
-        network_levels, self.identity_left = self._geometry(model, output_stride)
-        known = [f"c{level}" for level in network_levels]
-        out_features = [name for name in known if name not in ("c0", "c1")] if out_features is None else list(out_features)
-        for name in out_features:
-            if name not in known:
-                raise InputError(f"out_features: timm's {model} has no feature {name!r}; {did_you_mean(str(name), known)}")
-        depth = max((known.index(name) + 1 for name in out_features), default=0)
-        if not depth:
-            raise InputError("out_features is empty")
-        arguments = {} if output_stride is None else {"output_stride": output_stride}
-        self.network = create(model, weights if load_weights else None, in_chans=in_channels, out_indices=tuple(range(depth)),
-                              **arguments)  # fmt: skip
-        self._channels_last = str(getattr(self.network, "output_fmt", "") or "").endswith("NHWC")
-        specs = zip(known, network_levels, self.network.feature_info.channels(), self.network.feature_info.reduction())
-        self.built_specs = tuple(FeatureSpec(name, level, channels, stride, 2**level // stride)
-                                 for name, level, channels, stride in specs)  # fmt: skip
-        self.outputs = frozenset(out_features)
-        expected = self.network.pretrained_cfg
-        self.preprocess = Preprocess.for_channels(in_channels, expected["mean"], expected["std"])
+            raise InputError(f"the norm of a timm network must be 'frozen' or 'batch', got {norm!r}")
+        resolve_norm(norm, weights, freeze, eps=1e-5)  # refuses to fix random layers
+        if output_stride is not None:
+            self._measure_dilation(model, output_stride)
+        names = [f"c{level}" for level in undilated_levels(model)]
+        self._out_features = self._check_levels(model, out_features, names)
+        num_levels = max(names.index(name) for name in self._out_features) + 1
+        arguments: dict[str, Any] = {"in_chans": in_channels, "out_indices": tuple(range(num_levels))}
+        if output_stride is not None:
+            arguments["output_stride"] = output_stride
+        self.network = create_network(model, weights if load_weights else None, **arguments)
+        self._is_nhwc = str(getattr(self.network, "output_fmt", "") or "").endswith("NHWC")
+        self._stage_specs = self._read_specs(names)
+        self.feature_specs = tuple(spec for spec in self._stage_specs if spec.name in self._out_features)
+        statistics = self.network.pretrained_cfg
+        self.preprocess = Preprocess.for_channels(in_channels, statistics["mean"], statistics["std"])
         if norm == "frozen" or (norm is None and weights):
-            has_norm = any(isinstance(m, LIVE) for m in self.network.modules())
-            if norm == "frozen" and not has_norm:
-                raise InputError(f"norm='frozen': timm's {model} has no batch norm to freeze")
-            from timm.layers import freeze_batch_norm_2d
+            self._freeze_norms(model, required=norm == "frozen")
+        self.undilated_kwargs = {"output_stride": None}
+        self.freeze(freeze)
 
-            self.network = freeze_batch_norm_2d(self.network)
-        self.undilated = {"output_stride": None}
-        self.freeze = freeze
-        self._fixed: list[nn.Module] = []
-        if freeze:
-            parts = list(self.parts.values())
-            if not parts:
-                raise InputError(f"timm runs {model} as a whole: its parts cannot be frozen one by one")
-            if freeze > len(parts):
-                raise InputError(f"freeze counts the fixed parts from the input, 0 to {len(parts)}, not {freeze!r}")
-            self._fixed = [module for part in parts[:freeze] for module in part]
-            for module in self._fixed:
-                for parameter in module.parameters(recurse=False):
-                    parameter.requires_grad_(False)
-            self.train(self.training)
+    def _measure_dilation(self, model: str, output_stride: int) -> None:
+        """Warn and note the reason if timm's dilation is not exact."""
+        errors = dilation_errors(model, output_stride)
+        worst = max(errors, key=lambda level: errors[level])
+        if errors[worst] <= TOLERANCE:
+            return
+        self.inexact_reasons = (f"timm's dilation (c{worst} is off by {errors[worst]:.0%})",)
+        warnings.warn(
+            f"timm:{model} at output stride {output_stride} is not exact: c{worst} is off by {errors[worst]:.1%} from the "
+            "undilated features",
+            stacklevel=4,
+        )
 
     @staticmethod
-    def _geometry(model: str, output_stride: int | None) -> tuple[Sequence[int], tuple[str, ...]]:
-        if output_stride is None:
-            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-                return levels(create(model), model), ()
-        own, errors = dilation_error(model, output_stride)
-        worst = max(errors, key=errors.get)
-        if errors[worst] <= EXACT:
-            return own, ()
-        reason = f"timm's dilation (c{worst} is off by {errors[worst]:.0%})"
-        warnings.warn(f"timm:{model} at output stride {output_stride} is not exact: c{worst} is off by {errors[worst]:.1%} "
-                      "from the undilated features", stacklevel=4)  # fmt: skip
-        return own, (reason,)
+    def _check_levels(model: str, out_features: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+        if out_features is None:
+            return tuple(name for name in known if name not in ("c0", "c1"))
+        if not out_features:
+            raise InputError("out_features is empty; name at least one level")
+        for name in out_features:
+            if name not in known:
+                raise InputError(f"out_features: timm's {model} has no level {name!r}; {did_you_mean(str(name), known)}")
+        return tuple(out_features)
+
+    def _read_specs(self, names: Sequence[str]) -> tuple[FeatureSpec, ...]:
+        info = self.network.feature_info
+        specs = []
+        for name, channels, stride in zip(names, info.channels(), info.reduction()):
+            level = int(name[1:])
+            specs.append(FeatureSpec(name, level, channels, stride, dilation=2**level // stride))
+        return tuple(specs)
+
+    def _freeze_norms(self, model: str, required: bool) -> None:
+        from timm.layers import freeze_batch_norm_2d
+
+        if required and not any(isinstance(module, BATCH_NORMS) for module in self.network.modules()):
+            raise InputError(f"norm='frozen': timm's {model} does not have a batch norm to freeze")
+        self.network = freeze_batch_norm_2d(self.network)
 
     @property
-    def ends(self) -> dict[str, nn.Module]:
-        """The module whose output is the level; empty where timm runs the network as a whole."""
-        names = [name.replace(".", "_") for name in self.network.feature_info.module_name()]
-        known = {name.replace(".", "_"): module for name, module in self.network.named_modules()}
-        return {spec.name: known[name] for spec, name in zip(self.built_specs, names)} if set(names) <= known.keys() else {}
+    def stage_specs(self) -> tuple[FeatureSpec, ...]:
+        return self._stage_specs
 
     @property
-    def parts(self) -> dict[str, list[nn.Module]]:
-        """Modules of the stem ("c1") and of each further level, in timm's order; empty where it runs as a whole.
+    def stage_outputs(self) -> dict[str, nn.Module]:
+        module_names = [name.replace(".", "_") for name in self.network.feature_info.module_name()]
+        modules = {name.replace(".", "_"): module for name, module in self.network.named_modules()}
+        if not set(module_names) <= modules.keys():  # timm runs the network as a whole
+            return {}
+        return {spec.name: modules[name] for spec, name in zip(self._stage_specs, module_names)}
 
-        Without a feature of stride 2, the stem is what comes before c2.
+    @property
+    def stage_modules(self) -> dict[str, list[nn.Module]]:
+        """Modules up to and including the output of each level, in timm's order.
+
+        The stem ("c1") includes a feature of stride 1. Without a feature of stride 2, it is what comes before c2.
         """
-        order = list(self.network.modules())
-        size = [sum(1 for _ in module.modules()) for module in order]
-        bounds = []
-        for name, module in self.ends.items():
-            first = next(i for i, other in enumerate(order) if other is module)
-            if not bounds and name not in ("c0", "c1"):
-                bounds.append(("c1", first - 1))
-            bounds.append(("c1" if name == "c0" else name, first + size[first] - 1))
+        level_of = {id(module): name for name, module in self.stage_outputs.items()}
         parts: dict[str, list[nn.Module]] = {}
-        start = 0
-        for name, last in bounds:
-            parts.setdefault(name, []).extend(order[i] for i in range(start, last + 1) if i + size[i] - 1 <= last)
-            start = last + 1
+        pending: list[nn.Module] = []
+        for module in _largest_modules(self.network, set(level_of)):
+            pending.append(module)
+            if id(module) not in level_of:
+                continue
+            level = level_of[id(module)]
+            if level == "c0":
+                level = "c1"
+            if not parts and level != "c1":
+                parts["c1"] = pending[:-1]
+                pending = [module]
+            parts.setdefault(level, []).extend(pending)
+            pending = []
         return parts
 
-    def train(self, mode: bool = True):
-        super().train(mode)
-        for module in self._fixed:
-            module.training = False
-        return self
-
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
+    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
         features = self.network(images)
-        if self._channels_last:
+        if self._is_nhwc:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
-        return {spec.name: feature for spec, feature in zip(self.built_specs, features)}
+        return {spec.name: feature for spec, feature in zip(self._stage_specs, features)}
+
+
+def _largest_modules(module: nn.Module, outputs: set[int]) -> Iterator[nn.Module]:
+    """Yield the largest modules that do not have the output of a level inside, in order. `outputs` are ids of modules."""
+    for child in module.children():
+        if any(id(inner) in outputs for inner in child.modules() if inner is not child):
+            yield from _largest_modules(child, outputs)
+        else:
+            yield child
+
+
+def _list_models(pattern: str) -> list[str]:
+    import timm
+
+    return timm.list_models(pattern)
+
+
+register_prefix(BACKBONES, "timm", TimmBackbone, _list_models)

@@ -1,8 +1,6 @@
 """Detectors: torchvision's RPN, RoI and RetinaNet heads on features whose geometry is declared.
 
-`anchors.py` and `pooler.py` read strides and levels from `FeatureSpec`s, `detector.py` is what all detectors share
-(batching, targets, mapping back), `rcnn.py` is Faster and Mask R-CNN, `retinanet.py` RetinaNet, `published.py` how
-torchvision's published detection weights load.
+`base.py` is what all detectors share. `rcnn.py` composes Faster and Mask R-CNN of a backbone, a neck, `rpn.py` and RoI
+heads (`roi_heads.py`, or `stage_roi_heads.py` for C4); `retinanet.py` is RetinaNet. `anchors.py` and `roi_pooler.py` read
+strides and levels from FeatureSpecs.
 """
-
-from . import rcnn, retinanet  # noqa: F401  (registers every name)

@@ -1,47 +1,51 @@
-"""Anchors that step by the declared stride, in float32 whatever the features are."""
+"""Anchors that step by the declared stride, in float32 whatever dtype the features have."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from ..specs import FeatureSpec
 from ..errors import InputError
+from ..specs import FeatureSpec
 
-REMEMBERED = 8  # grids, of 4 MiB each for an image of 800 x 1333
+MAX_CACHED_GRIDS = 8  # 4 MiB each for an image of 800 x 1333
 
 
 def default_sizes(
     feature_specs: Sequence[FeatureSpec], scale: float, single_levels: Sequence[int], octaves: int = 1
-) -> tuple[tuple[float, ...], ...]:
-    """Anchor sizes in pixels (sqrt of the area) for every level.
+) -> list[list[float]]:
+    """Return the anchor sizes of every level, in pixels (square root of the area).
 
     Args:
         feature_specs: levels that carry anchors.
-        scale: size at level 0; a level has `scale * 2**level`, whatever its stride.
-        single_levels: a single level (C4, DC5) has no pyramid to share the sizes among, so it carries those of all
-            these levels, as detectron2 and the papers do: 5 sizes on every cell.
-        octaves: sizes an octave; 3 gives 1, 2**(1/3) and 2**(2/3) times the size (RetinaNet, section 4).
+        scale: size at level 0; a level has the size `scale * 2**level`, whatever its stride.
+        single_levels: a single level (C4, DC5) carries the sizes of all these levels on every cell, as in detectron2 and
+            the papers.
+        octaves: sizes per octave; 3 gives 1, 2**(1/3) and 2**(2/3) times the size (RetinaNet, section 4).
     """
-    levels = [single_levels] if len(feature_specs) == 1 else [(spec.level,) for spec in feature_specs]
-    return tuple(tuple(scale * 2 ** (level + i / octaves) for level in ls for i in range(octaves)) for ls in levels)
+    levels_per_map = [single_levels] if len(feature_specs) == 1 else [[spec.level] for spec in feature_specs]
+    return [
+        [scale * 2 ** (level + octave / octaves) for level in levels for octave in range(octaves)]
+        for levels in levels_per_map
+    ]
 
 
-class DeclaredAnchorGenerator(AnchorGenerator):
+class AnchorGenerator(TorchvisionAnchorGenerator):
     """Anchors of the given sizes and aspect ratios around every cell, at multiples of the declared stride.
 
-    torchvision's own generator divides the padded image by the grid, which steps P6 of a 1344 px side by 61 px instead
-    of 64, and takes the features' dtype, which moves anchors by up to 7 px in bfloat16.
+    torchvision's own generator divides the padded image by the grid, so P6 of a 1344 px side steps by 61 px and not 64,
+    and it takes the dtype of the features, which moves anchors by up to 7 px in bfloat16.
 
     Args:
         feature_specs: levels that carry anchors, in the order of the feature maps given to `forward`.
-        sizes: pixels (sqrt of the area), one sequence for every level; all equally long, as one head serves all.
+        sizes: pixels (square root of the area), one sequence per level, all of one length because one head serves all.
         aspect_ratios: height / width.
         round_anchors: whole pixels for sizes and base anchors, as torchvision's published weights were trained.
 
-    Raises InputError where sizes and levels disagree.
+    Raises:
+        InputError: sizes and levels disagree.
     """
 
     def __init__(
@@ -53,39 +57,50 @@ class DeclaredAnchorGenerator(AnchorGenerator):
     ):
         names = [spec.name for spec in feature_specs]
         if len(sizes) != len(names):
-            raise InputError(f"anchor_sizes has {len(sizes)} entries, but anchors sit on {len(names)} levels "
-                             f"({', '.join(names)})")  # fmt: skip
-        if len({len(s) for s in sizes}) != 1 or not sizes[0]:
-            raise InputError(f"one head serves all levels, so each needs as many anchor sizes, not {[len(s) for s in sizes]}")
+            raise InputError(f"anchor_sizes has {len(sizes)} entries, but anchors sit on {len(names)} levels ({', '.join(names)})")
+        counts = [len(level_sizes) for level_sizes in sizes]
+        if len(set(counts)) != 1 or counts[0] == 0:
+            raise InputError(f"anchor_sizes must have the same number of sizes on every level, got {counts}")
         self.round_anchors = round_anchors
-        self.made: dict[tuple, Tensor] = {}  # by grids and device
         self.strides = [spec.stride for spec in feature_specs]
+        self._cache: dict[tuple, Tensor] = {}  # (grid sizes, device) -> anchors, least recently used first
         if round_anchors:
-            sizes = [[int(size) for size in level] for level in sizes]
-        super().__init__(tuple(tuple(level) for level in sizes), (tuple(aspect_ratios),) * len(sizes))
+            sizes = [[int(size) for size in level_sizes] for level_sizes in sizes]
+        super().__init__(tuple(tuple(level_sizes) for level_sizes in sizes), (tuple(aspect_ratios),) * len(sizes))
 
-    def generate_anchors(self, scales, aspect_ratios, dtype=torch.float32, device=torch.device("cpu")) -> Tensor:
-        """Base anchors around (0, 0): len(ratios) * len(scales) x 4, ratio major as in torchvision."""
+    def generate_anchors(
+        self,
+        scales: Sequence[float],
+        aspect_ratios: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
+    ) -> Tensor:
+        """Return the base anchors around (0, 0): (ratios * sizes) x 4 xyxy, in torchvision's order."""
         ratios = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()[:, None]
         sizes = torch.as_tensor(scales, dtype=dtype, device=device)[None, :]
-        w, h = (1 / ratios * sizes).flatten(), (ratios * sizes).flatten()
-        base = torch.stack([-w, -h, w, h], dim=1) / 2
+        width, height = (1 / ratios * sizes).flatten(), (ratios * sizes).flatten()
+        base = torch.stack([-width, -height, width, height], dim=1) / 2
         return base.round() if self.round_anchors else base
 
-    def per_level(self, feature_maps: Sequence[Tensor]) -> list[int]:
-        """How many anchors sit on each of the maps."""
-        return [f.shape[-2] * f.shape[-1] * count for f, count in zip(feature_maps, self.num_anchors_per_location())]
+    def anchors_per_level(self, feature_maps: Sequence[Tensor]) -> list[int]:
+        """Return the number of anchors on each of the maps."""
+        per_cell = self.num_anchors_per_location()
+        return [feature.shape[-2] * feature.shape[-1] * count for feature, count in zip(feature_maps, per_cell)]
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """For every image the same anchors, sum(H * W * A) x 4 xyxy float32, level by level, (H, W, A) order."""
-        device, grids = feature_maps[0].device, tuple(tuple(f.shape[-2:]) for f in feature_maps)
-        anchors = self.made.pop((grids, device), None)
+        """Return the same anchors for every image: sum(H * W * A) x 4 xyxy float32, level by level in (H, W, A) order."""
+        device = feature_maps[0].device
+        grid_sizes = tuple(tuple(feature.shape[-2:]) for feature in feature_maps)
+        anchors = self._cache.pop((grid_sizes, device), None)
         if anchors is None:
-            with torch.inference_mode(False):  # what detection makes must serve training too
-                self.set_cell_anchors(torch.float32, device)
-                strides = [(torch.tensor(stride, device=device),) * 2 for stride in self.strides]
-                anchors = torch.cat(self.grid_anchors(grids, strides))
-        self.made[grids, device] = anchors  # the last one is the most recent
-        if len(self.made) > REMEMBERED:
-            del self.made[next(iter(self.made))]
+            anchors = self._compute(grid_sizes, device)
+        self._cache[grid_sizes, device] = anchors
+        if len(self._cache) > MAX_CACHED_GRIDS:
+            del self._cache[next(iter(self._cache))]
         return [anchors] * len(image_list.image_sizes)
+
+    def _compute(self, grid_sizes: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+        with torch.inference_mode(False):  # anchors of an evaluation serve training too
+            self.set_cell_anchors(torch.float32, device)
+            strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
+            return torch.cat(self.grid_anchors(list(grid_sizes), strides))

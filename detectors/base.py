@@ -1,7 +1,7 @@
-"""What every detector shares: images in, targets checked, results mapped back to the image.
+"""The part that all detectors share: images in, targets checked, results mapped back to the image.
 
-Words: a label is a class index, 0 .. num_classes - 1 outside; inside a head it may start at `first_label` (torchvision's
-RoI heads keep 0 for the background). Size is (height, width).
+A label is a class index, 0 to num_classes - 1; inside a head labels may start at `label_offset`, because torchvision's RoI
+heads use 0 for the background. A size is (height, width).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,70 +10,83 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from ..layers.fuse import fuse_for_inference
-from ..specs import FeatureSpec
+from ..backbones.base import Backbone
 from ..errors import InputError
-from ..registry import BACKBONES, accepted_arguments, build_backbone, lookup
+from ..layers.fuse import fuse_for_inference
 from ..layers.mask_ops import paste_masks
+from ..necks.base import Neck
+from ..registry import BACKBONES, Config, accepts, build_backbone, lookup
+from ..specs import FeatureSpec
 
 
-def resolve_backbone(cfg: str | Mapping) -> dict:
-    """The backbone config with `norm` and `freeze` written out, where not given, as a detector means them.
+def resolve_backbone(cfg: Config) -> dict:
+    """Return a backbone config with the `norm` and `freeze` that a detector uses by default written out.
 
-    With weights: norm frozen, stem and c2 fixed. Without: live batch norm, nothing fixed.
+    With weights: frozen norms, stem and c2 fixed. Without: live batch norms, nothing fixed.
     """
     cfg = {"type": cfg} if isinstance(cfg, str) else dict(cfg)
-    accepted = accepted_arguments(lookup(BACKBONES, cfg.get("type", "")))
-    started = cfg.get("weights") is not None
-    for name, value in (("norm", "frozen" if started else "batch"), ("freeze", 2 if started else 0)):
-        if accepted is None or name in accepted:
-            cfg[name] = value if cfg.get(name) is None else cfg[name]
+    factory = lookup(BACKBONES, cfg.get("type", ""))
+    has_weights = cfg.get("weights") is not None
+    defaults = {"norm": "frozen" if has_weights else "batch", "freeze": 2 if has_weights else 0}
+    for name, value in defaults.items():
+        if cfg.get(name) is None and accepts(factory, name):
+            cfg[name] = value
     return cfg
 
 
-def shared_width(specs: Sequence[FeatureSpec], neck: str | Mapping) -> int:
-    """The channels of levels that one head works on. InputError where the neck's levels differ in width."""
-    if len({spec.channels for spec in specs}) > 1:
-        widths = ", ".join(f"{spec.name} {spec.channels}" for spec in specs)
-        name = neck if isinstance(neck, str) else neck.get("type")
-        raise InputError(f"the heads share weights over levels, but neck {name!r} hands on different widths ({widths}); "
-                         f"take a neck of one width or fewer of the backbone's out_features")  # fmt: skip
-    return specs[0].channels
+def shared_channels(feature_specs: Sequence[FeatureSpec]) -> int:
+    """Return the number of channels of levels that share one head.
+
+    Raises:
+        InputError: the levels differ in their number of channels.
+    """
+    if len({spec.channels for spec in feature_specs}) > 1:
+        widths = ", ".join(f"{spec.name}: {spec.channels}" for spec in feature_specs)
+        raise InputError(
+            f"heads share weights across levels, but the neck returns different numbers of channels ({widths}); "
+            "use neck='fpn' or a single level"
+        )
+    return feature_specs[0].channels
 
 
 class Detector(nn.Module):
-    """Images to losses or detections; a child says what its heads make of the features.
+    """Base class of all detectors: images to losses or detections.
 
-    Call it with a list of RGB images, C x H x W, uint8 or float in [0, 1], of any sizes. In training mode it wants
-    targets and returns `losses(...)`, in evaluation mode `detect(...)`; both may be called by name in either mode. A
-    mode decides what norm layers do, nothing else: `losses` in evaluation mode is a validation loss.
+    In training mode a call needs targets and returns `losses(images, targets)`, in evaluation mode it returns
+    `predict(images)`. Both can be called by name in either mode; the mode only decides what norm layers do, so `losses`
+    in evaluation mode is a validation loss.
 
-    Children add `neck`, built on the backbone's specs, and define `head_losses(features, images, targets)` and
-    `head_detections(features, images)`, with features = what the neck returns, images = the padded batch.
+    A subclass adds `neck` and defines `head_losses` and `head_detections`.
 
-    An image is padded with zeros at the right and the bottom to the largest of its batch. Its detections do not depend
-    on what else is in the batch while the padding stays the same; more padding changes features near the right and
-    bottom border (there a convolution sees the padding's response to the norm layers' shifts) and adds anchors there.
+    An image is padded with zeros at the right and the bottom to the largest of its batch. Its detections do not depend on
+    the other images while the padding stays the same. More padding changes features near the right and bottom border
+    (convolutions see the padding's response to the norms' biases) and adds anchors there.
 
     Args:
-        backbone: config of the backbone.
-        num_classes: foreground classes, at least 1.
-        load_weights: False builds the backbone for its weights without reading them: a checkpoint follows.
+        backbone: a config, or a built backbone.
+        num_classes: number of foreground classes.
+        load_weights: False builds the backbone for its weights without reading them, because a checkpoint follows.
 
     Attributes:
-        has_masks: targets and detections have "masks".
-        first_label: what label 0 is called inside the heads.
+        tasks: "bbox", and "segm" if targets and detections have masks (COCO's names).
+        label_offset: label of class 0 inside the heads.
+
+    Raises:
+        InputError: `num_classes` is below 1, or the backbone cannot be built.
     """
 
-    has_masks = False
-    first_label = 0
+    tasks: tuple[str, ...] = ("bbox",)
+    label_offset = 0
+    neck: Neck
 
-    def __init__(self, backbone: str | Mapping, num_classes: int, load_weights: bool):
+    def __init__(self, backbone: Config | Backbone, num_classes: int, load_weights: bool = True):
         super().__init__()
         if num_classes < 1:
-            raise InputError(f"num_classes counts the foreground classes, at least 1, not {num_classes}")
+            raise InputError(f"num_classes is the number of foreground classes and must be at least 1, got {num_classes}")
         self.num_classes = num_classes
-        self.backbone = build_backbone(resolve_backbone(backbone), **({} if load_weights else {"load_weights": False}))
+        if isinstance(backbone, (str, Mapping)):
+            backbone = build_backbone(resolve_backbone(backbone), load_weights=load_weights)
+        self.backbone = backbone
 
     def forward(
         self,
@@ -81,74 +94,118 @@ class Detector(nn.Module):
         targets: Sequence[Mapping[str, Tensor]] | None = None,
         output_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return `losses(images, targets)` in training mode, `predict(images, output_sizes)` in evaluation mode.
+
+        Args:
+            images: RGB images C x H x W, uint8 or float in [0, 1], of any sizes.
+            targets: see `losses`.
+            output_sizes: see `predict`.
+
+        Raises:
+            ValueError: targets are missing in training mode, or an input does not fit.
+        """
         if not self.training:
-            return self.detect(images, output_sizes)
+            return self.predict(images, output_sizes)
         if targets is None:
-            raise ValueError("training needs targets")
+            raise ValueError("targets are required in training mode")
         return self.losses(images, targets)
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Scalar float32 losses by name. Targets, one an image: "boxes" N x 4 xyxy in pixels of the image, "labels" N
-        int64, and "masks" N x H x W bool where the detector has masks; N may be 0.
+        """Compute scalar float32 losses by name.
 
-        Raises ValueError for targets that do not fit the images or the classes.
+        Args:
+            images: see `forward`.
+            targets: one per image: "boxes" N x 4 xyxy in pixels of the image, "labels" N int64, and "masks" N x H x W
+                bool if the detector has masks; N may be 0.
+
+        Raises:
+            ValueError: targets do not fit the images or the classes.
         """
-        batch = self.batch(images)
-        return self.head_losses(self.neck(self.backbone(batch.tensors)), batch, self.inner_targets(targets, batch))
+        batch = self.preprocess(images)
+        features = self.neck(self.backbone(batch.tensors))
+        return self.head_losses(features, batch, self.prepare_targets(targets, batch))
 
-    def detect(
+    def predict(
         self, images: Sequence[Tensor], output_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[dict[str, Tensor]]:
-        """For every image "boxes" (N x 4 float32 xyxy in pixels of the given image), "scores" (N float32), "labels"
-        (N int64) and, where the detector has them, "masks" (N x H x W bool), best first.
+        """Detect objects.
 
-        `output_sizes`, one an image, maps results to another size, such as the image's before resizing.
+        Args:
+            images: see `forward`.
+            output_sizes: sizes that results are mapped to, such as those before resizing; default: the images' own.
+
+        Returns:
+            Per image, best first: "boxes" N x 4 float32 xyxy in pixels of the output size, "scores" N float32, "labels" N
+            int64 and, if the detector has them, "masks" N x H x W bool.
+
+        Raises:
+            ValueError: an image is not C x H x W.
         """
         if not images:
             return []
-        batch = self.batch(images)
-        found = self.head_detections(self.neck(self.backbone(batch.tensors)), batch)
-        sizes = batch.image_sizes
-        return [self.mapped_back(f, size, out) for f, size, out in zip(found, sizes, output_sizes or sizes)]
+        batch = self.preprocess(images)
+        detections = self.head_detections(self.neck(self.backbone(batch.tensors)), batch)
+        return [
+            self.postprocess(detection, size, output_size)
+            for detection, size, output_size in zip(detections, batch.image_sizes, output_sizes or batch.image_sizes)
+        ]
 
-    def batch(self, images: Sequence[Tensor]) -> ImageList:
-        """Normalise each image, pad with zeros to the largest, rounded up to the backbone's size_divisor."""
+    def head_losses(
+        self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute the losses of the heads.
+
+        Args:
+            features: maps of the neck, by level.
+            images: the padded batch and the sizes of its images.
+            targets: as `prepare_targets` returns them.
+        """
+        raise NotImplementedError
+
+    def head_detections(self, features: dict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
+        """Return per image "boxes" in pixels of the padded batch, "scores", "labels" and maybe "masks" N x 1 x M x M."""
+        raise NotImplementedError
+
+    def preprocess(self, images: Sequence[Tensor]) -> ImageList:
+        """Normalise images and pad them to the largest of the batch, rounded up to the backbone's `size_divisor`."""
         if not images:
-            raise ValueError("no images")
+            raise ValueError("expected at least one image, got none")
         for image in images:
             if image.dim() != 3 or not image.numel():
-                raise ValueError(f"an image is C x H x W, got a tensor of shape {tuple(image.shape)}")
+                raise ValueError(f"an image must be C x H x W, got a tensor of shape {tuple(image.shape)}")
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         divisor = self.backbone.size_divisor
         height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes))
-        # laid out as channels_last memory and written once; the padding is zero after normalising
-        shape = (len(images), height, width, self.backbone.preprocess.channels)
-        batch = images[0].new_zeros(shape, dtype=torch.float32).permute(0, 3, 1, 2)
+        # allocated in channels_last memory and written once; the padding is zero after normalising
+        nhwc = (len(images), height, width, self.backbone.preprocess.channels)
+        batch = images[0].new_zeros(nhwc, dtype=torch.float32).permute(0, 3, 1, 2)
         for index, (image, (h, w)) in enumerate(zip(images, sizes)):
             batch[index, :, :h, :w] = self.backbone.preprocess(image)
         return ImageList(batch, sizes)
 
-    def inner_targets(self, targets: Sequence[Mapping[str, Tensor]], images: ImageList) -> list[dict[str, Tensor]]:
-        """Checked targets with float32 boxes and the labels that the heads use."""
+    def prepare_targets(self, targets: Sequence[Mapping[str, Tensor]], images: ImageList) -> list[dict[str, Tensor]]:
+        """Check targets, and return them with float32 boxes and the labels that the heads use."""
         if len(targets) != len(images.image_sizes):
-            raise ValueError(f"{len(images.image_sizes)} image(s) but {len(targets)} target(s)")
+            raise ValueError(f"expected one target per image, got {len(targets)} for {len(images.image_sizes)} image(s)")
         boxes, labels = torch.cat([t["boxes"] for t in targets]).float(), torch.cat([t["labels"] for t in targets])
         if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(labels):
-            raise ValueError(f"targets want N x 4 boxes and N labels, got {tuple(boxes.shape)} and {tuple(labels.shape)}")
-        if len(boxes) and not ((boxes[:, 2:] > boxes[:, :2]).all() & (labels >= 0).all() & (labels < self.num_classes).all()):
-            raise ValueError(f"a target has a box without area or a label outside 0 .. {self.num_classes - 1}")
-        return [dict(t, boxes=t["boxes"].float(), labels=t["labels"] + self.first_label) for t in targets]
+            raise ValueError(f"targets need N x 4 boxes and N labels, got {tuple(boxes.shape)} and {tuple(labels.shape)}")
+        if not ((boxes[:, 2:] > boxes[:, :2]).all() & (labels >= 0).all() & (labels < self.num_classes).all()):
+            raise ValueError(f"a target has a box without area or a label outside 0 to {self.num_classes - 1}")
+        return [dict(t, boxes=t["boxes"].float(), labels=t["labels"] + self.label_offset) for t in targets]
 
-    def mapped_back(self, found: dict[str, Tensor], size: tuple[int, int], out: tuple[int, int]) -> dict[str, Tensor]:
-        """From the padded batch to the image asked for: labels from 0, boxes scaled, masks pasted and cut at 0.5."""
-        boxes = found["boxes"]
-        if tuple(out) != tuple(size):
-            boxes = boxes * boxes.new_tensor([out[1] / size[1], out[0] / size[0]] * 2)
-        result = {"boxes": boxes, "scores": found["scores"], "labels": found["labels"] - self.first_label}
-        if "masks" in found:
-            result["masks"] = paste_masks(found["masks"], boxes, out)
+    def postprocess(
+        self, detection: dict[str, Tensor], size: tuple[int, int], output_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Map the detections of one image from `size` to `output_size`; labels start at 0, masks are cut at 0.5."""
+        boxes = detection["boxes"]
+        if tuple(output_size) != tuple(size):
+            boxes = boxes * boxes.new_tensor([output_size[1] / size[1], output_size[0] / size[0]] * 2)
+        result = {"boxes": boxes, "scores": detection["scores"], "labels": detection["labels"] - self.label_offset}
+        if "masks" in detection:
+            result["masks"] = paste_masks(detection["masks"], boxes, output_size)
         return result
 
     def fuse_for_inference(self) -> "Detector":
-        """A faster copy for deployment, see backbones/fuse.py."""
+        """Return a faster copy for deployment, see `layers/fuse.py`."""
         return fuse_for_inference(self)

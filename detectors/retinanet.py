@@ -1,10 +1,10 @@
-"""RetinaNet (Lin et al. 2017, arXiv:1708.02002): one stage, focal loss, on a pyramid or on one projected level.
+"""RetinaNet (Lin et al. 2017, arXiv:1708.02002): one stage and focal loss, on a pyramid or on one projected level.
 
-The heads, their losses and the selection of detections are torchvision's; geometry comes from `anchors.py` and boxes
-stay float32. Labels inside the heads are those outside: there is no background class.
+The heads, their losses and the selection of detections are torchvision's; geometry comes from `anchors.py` and boxes stay
+float32. Labels are the same inside and outside the heads, because there is no background class.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
@@ -12,46 +12,56 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ..layers.winograd import with_winograd
-from ..layers.conv_norm_act import norm_layer
+from ..backbones.base import Backbone
 from ..errors import InputError, did_you_mean
-from ..registry import DETECTORS, build_neck
-from .anchors import DeclaredAnchorGenerator, default_sizes
-from .base import Detector, shared_width
+from ..layers.norm import norm_constructor
+from ..layers.winograd_conv import convert_to_winograd_
+from ..necks.base import Neck
+from ..registry import DETECTORS, Config, build_neck
+from .anchors import AnchorGenerator, default_sizes
+from .base import Detector, shared_channels
 
-SINGLE_LEVELS = (3, 4, 5, 6, 7)  # the levels P3-P7, whose anchor sizes a single level carries
+SINGLE_LEVELS = (3, 4, 5, 6, 7)  # P3 to P7, whose anchor sizes a single level carries
 BOX_LOSSES = ("l1", "smooth_l1", "giou", "diou", "ciou")
 
 
 class Float32RetinaNetHead(RetinaNetHead):
+    """torchvision's RetinaNet head with float32 outputs under any autocast."""
+
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         return {name: output.float() for name, output in super().forward(x).items()}
 
 
 @DETECTORS.register_module(name="retinanet")
 class RetinaNet(Detector):
-    """One-stage detector. Call it as Detector says.
+    """One-stage detector; see `Detector` for inputs and outputs.
 
-    The paper's pyramid is P3-P7: `out_features=("c3", "c4", "c5")` in the backbone, `extra_levels="p6p7_on_c5"` in the
-    neck.
+    The paper's pyramid is P3 to P7: `out_features=("c3", "c4", "c5")` in the backbone, `extra_levels="conv_on_input"` in
+    the neck.
 
     Args:
-        backbone, neck, num_classes, load_weights, anchor_sizes, aspect_ratios, round_anchors: as FasterRCNN.
-        anchor_scale: size at level 0; the paper's 4 gives 32 px on P3 ... 512 px on P7. A single level carries the
-            sizes of the levels 3 to 7.
-        anchor_octaves: sizes an octave on every level.
-        head_norm: norm of the heads' convolutions, None for none (the paper).
+        backbone: config, or a built backbone.
+        neck: config, or a built neck.
+        num_classes: number of foreground classes.
+        load_weights: False builds the backbone for its weights without reading them, because a checkpoint follows.
+        anchor_sizes: pixels, one sequence per level. Default: `anchor_scale * 2**level` in `anchor_octaves` steps; a single
+            level carries those of the levels 3 to 7.
+        anchor_scale: 4 gives 32 px on P3 ... 512 px on P7 (the paper).
+        anchor_octaves: sizes per octave on every level.
+        aspect_ratios, round_anchors: see AnchorGenerator.
+        head_norm: norm after the heads' convolutions; None for none (the paper).
         box_loss: "l1", "smooth_l1", "giou", "diou" or "ciou".
-        score_thresh, nms_thresh, detections_per_img, topk_candidates, fg_iou_thresh, bg_iou_thresh: as in torchvision's
+        fg_iou_thresh, bg_iou_thresh, score_thresh, nms_thresh, detections_per_img, topk_candidates: as in torchvision's
             RetinaNet.
 
-    Raises InputError where parts disagree.
+    Raises:
+        InputError: parts disagree, or a name is unknown.
     """
 
     def __init__(
         self,
-        backbone: str | Mapping,
-        neck: str | Mapping = "fpn",
+        backbone: Config | Backbone,
+        neck: Config | Neck = "fpn",
         num_classes: int = 80,
         *,
         load_weights: bool = True,
@@ -72,19 +82,23 @@ class RetinaNet(Detector):
         super().__init__(backbone, num_classes, load_weights)
         if box_loss not in BOX_LOSSES:
             raise InputError(f"unknown box_loss {box_loss!r}; {did_you_mean(str(box_loss), BOX_LOSSES)}")
+        norm_layer = None if head_norm is None else norm_constructor(head_norm)
         self.neck = build_neck(neck, self.backbone.feature_specs)
         specs = self.neck.feature_specs
-        sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS, anchor_octaves) if anchor_sizes is None else anchor_sizes
-        self.anchor_generator = DeclaredAnchorGenerator(specs, sizes, aspect_ratios, round_anchors)
-        count = self.anchor_generator.num_anchors_per_location()[0]
-        self.head = with_winograd(Float32RetinaNetHead(shared_width(specs, neck), count, num_classes, norm_layer(head_norm)))
-        self.head.regression_head._loss_type = box_loss  # where torchvision's own builder of the giou form says it
+        if anchor_sizes is None:
+            anchor_sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS, anchor_octaves)
+        self.anchor_generator = AnchorGenerator(specs, anchor_sizes, aspect_ratios, round_anchors)
+        anchors_per_cell = self.anchor_generator.num_anchors_per_location()[0]
+        self.head = Float32RetinaNetHead(shared_channels(specs), anchors_per_cell, num_classes, norm_layer)
+        # private attribute; torchvision's own builder of the GIoU form sets it too
+        self.head.regression_head._loss_type = box_loss
         self.proposal_matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
+        convert_to_winograd_(self)
 
-    # torchvision's own, which read nothing but the attributes set above
+    # torchvision's own functions; they use only the attributes set above
     compute_loss = TorchvisionRetinaNet.compute_loss
     postprocess_detections = TorchvisionRetinaNet.postprocess_detections
 
@@ -96,7 +110,7 @@ class RetinaNet(Detector):
 
     def head_detections(self, features: dict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
         maps = list(features.values())
-        counts = self.anchor_generator.per_level(maps)
+        counts = self.anchor_generator.anchors_per_level(maps)
         outputs = {name: list(output.split(counts, dim=1)) for name, output in self.head(maps).items()}
-        anchors = [list(a.split(counts)) for a in self.anchor_generator(images, maps)]
+        anchors = [list(image_anchors.split(counts)) for image_anchors in self.anchor_generator(images, maps)]
         return self.postprocess_detections(outputs, anchors, images.image_sizes)

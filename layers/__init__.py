@@ -1,1 +1,5 @@
-"""Layers: convolution, norms, folding, Winograd, RoIAlign and masks, for backbones, necks and heads alike."""
+"""Layers for backbones, necks and heads alike: parts without a place of their own.
+
+`conv.py` and `norm.py` build layers, `fold.py` and `fuse.py` fold norms into convolutions, `winograd.py` and
+`winograd_conv.py` speed up 3x3 convolutions on the CPU, `roi_align.py` and `mask_ops.py` work on RoIs and masks.
+"""

@@ -1,40 +1,47 @@
-"""What necks and heads are made of: a convolution with an optional norm and activation, under torchvision's keys."""
-
-from collections.abc import Callable
+"""A convolution with an optional norm and activation, for necks and heads, under torchvision's keys."""
 
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
-from .norm import NORMS
-from .winograd import with_winograd
 from ..errors import InputError, did_you_mean
+from .norm import norm_constructor
 
-ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
-
-
-def norm_layer(name: str | None) -> Callable[[int], nn.Module] | None:
-    """The constructor channels -> norm of a name ("batch", "sync", "group", ...); None for None."""
-    if name is not None and name not in NORMS:
-        raise InputError(f"unknown norm {name!r}; {did_you_mean(str(name), NORMS)}")
-    return None if name is None else NORMS[name]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
-def conv(
-    cin: int, cout: int, kernel: int, stride: int = 1, norm: str | None = None, activation: str | None = None
+def conv_norm_act(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    norm: str | None = None,
+    activation: str | None = None,
 ) -> Conv2dNormActivation:
-    """Convolution, norm, activation as entries 0, 1, 2; the convolution has a bias where no norm follows.
+    """Build a sequence of convolution, norm and activation; the convolution has a bias if no norm follows.
 
-    Initialised as in the FPN of torchvision and detectron2: uniform, variance 1 / fan in.
+    The weights start as in the FPN of torchvision and detectron2: uniform, with variance 1 / fan in.
+
+    Args:
+        norm: "batch", "sync", "group", ...; None for none.
+        activation: "relu", "silu" or "gelu"; None for none.
+
+    Raises:
+        InputError: `out_channels` is below 1, or a name is unknown.
     """
-    if cout < 1:
-        raise InputError(f"out_channels of a neck or a head is at least 1, not {cout}")
+    if out_channels < 1:
+        raise InputError(f"out_channels must be at least 1, got {out_channels}")
     if activation is not None and activation not in ACTIVATIONS:
         raise InputError(f"unknown activation {activation!r}; {did_you_mean(str(activation), ACTIVATIONS)}")
     block = Conv2dNormActivation(
-        cin, cout, kernel, stride, norm_layer=norm_layer(norm), inplace=None,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        norm_layer=None if norm is None else norm_constructor(norm),
         activation_layer=None if activation is None else ACTIVATIONS[activation],
-    )  # fmt: skip
+        inplace=None,
+    )
     nn.init.kaiming_uniform_(block[0].weight, a=1)
     if block[0].bias is not None:
         nn.init.zeros_(block[0].bias)
-    return with_winograd(block)
+    return block

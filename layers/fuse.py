@@ -1,49 +1,70 @@
-"""A copy of a model for inference: norms baked into convolutions, 3x3 convolutions in their fast form."""
+"""Copy a model for inference: norms baked into convolutions, wide 3x3 convolutions in Winograd's form."""
 
 import copy
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
 
-from ..backbones.blocks import Conv2d, DeepStem, DeformConv2d, Stage
-from .norm import fold, folds
-from .winograd import WinogradConv2d, suits
+from ..specs import FeatureSpec
+from .conv import DeformConv2d
+from .fold import can_fold, fold_norm
+from .winograd_conv import WinogradConv2d, supports_winograd
 
-PLAIN = (nn.Conv2d, Conv2d, WinogradConv2d)  # exactly these: a subclass may do more, such as standardise its weights
+# exact types: a subclass may do more, such as standardise its weights
+WINOGRAD_CONVS = (nn.Conv2d, WinogradConv2d)
+FOLDABLE_CONVS = (*WINOGRAD_CONVS, DeformConv2d)
 
 
 def fuse_for_inference(model: nn.Module) -> nn.Module:
-    """A copy of a backbone, neck or detector for deployment: evaluation mode, no gradients, norms baked in.
+    """Return a copy of a backbone, neck or detector for deployment: evaluation mode, no gradients, norms baked in.
 
-    A batch or frozen norm is baked into the convolution that it follows in an `nn.Sequential` or in a module of ours;
-    others, such as group norms and those inside timm's networks, stay as they are. The copy's state dict has biases in
-    place of those norms. On the CPU in float32 wide 3x3 convolutions run as `winograd.py` describes, which needs four
-    times their memory; those of a stage at stride 32 do not, which would save 1 to 2 % of ResNet-50's time for more
-    memory than all others take.
+    A batch or frozen norm is baked into the convolution before it if both are neighbours in an `nn.Sequential`, or if
+    their parent lists them in `conv_norm_pairs`. Other norms stay, such as group norms and those inside timm's networks.
+    The copy's state dict has biases in place of the baked norms.
+
+    On the CPU in float32, wide 3x3 convolutions run in Winograd's form (`winograd.py`) with weights transformed ahead,
+    which take four times the memory. Stages at stride 32 are skipped: 1 to 2 % of ResNet-50's time is not worth more
+    memory than all other layers together.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(fused.modules()):
-        if type(module).forward is nn.Sequential.forward or getattr(module, "norms_follow", False):
-            fold_into(module)
-    coarse = {part for module in fused.modules() if isinstance(module, Stage) and module.spec.stride >= 32
-              for part in module.modules()}  # fmt: skip
-    for module in list(fused.modules()):
-        for name, child in list(module.named_children()):
-            known = type(child) in PLAIN and (child.weight.device.type, child.weight.dtype) == ("cpu", torch.float32)
-            if known and child not in coarse and suits(child):
-                setattr(module, name, WinogradConv2d(child).bake())
+        for conv_name, norm_name in _conv_norm_pairs(module):
+            _bake_norm(module, conv_name, norm_name)
+    _bake_winograd(fused)
     return fused
 
 
+def _conv_norm_pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the names of each convolution of `module` and of the norm that follows it directly."""
+    if type(module).forward is nn.Sequential.forward:
+        yield from pairwise(name for name, _ in module.named_children())
+    yield from getattr(module, "conv_norm_pairs", ())
+
+
 @torch.no_grad()
-def fold_into(parent: nn.Module) -> None:
-    """Bake each norm that follows a convolution among the children of `parent` into it; Identity takes the norm's place."""
-    before = None
-    for name, child in list(parent.named_children()):
-        if before is not None and folds(child):
-            weight, bias = fold(before, child)
-            before.weight = nn.Parameter(weight, requires_grad=False)
-            before.bias = nn.Parameter(bias, requires_grad=False)
-            setattr(parent, name, nn.Identity())
-        before = child[-1] if isinstance(child, DeepStem) else child
-        before = before if type(before) in (*PLAIN, DeformConv2d) else None
+def _bake_norm(parent: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Replace the norm by an identity and give the convolution the folded weight and bias."""
+    conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
+    if type(conv) not in FOLDABLE_CONVS or not can_fold(norm):
+        return
+    weight, bias = fold_norm(conv, norm)
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.bias = nn.Parameter(bias, requires_grad=False)
+    parent.set_submodule(norm_name, nn.Identity())
+
+
+def _bake_winograd(model: nn.Module) -> None:
+    """Transform the weights of the convolutions that support Winograd's form, except in stages at stride 32."""
+    skipped: set[nn.Module] = set()
+    for module in model.modules():
+        spec = getattr(module, "spec", None)
+        if isinstance(spec, FeatureSpec) and spec.stride >= 32:
+            skipped.update(module.modules())
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if child in skipped or type(child) not in WINOGRAD_CONVS or not supports_winograd(child):
+                continue
+            if child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
+                setattr(module, name, WinogradConv2d(child).precompute())

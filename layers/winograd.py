@@ -1,145 +1,174 @@
-"""3x3 convolutions of stride 1 with fewer multiplications, on the CPU: F(4 x 4, 3 x 3), 36 instead of 144 for 16 cells.
+"""Winograd's form of 3x3 convolutions with stride 1 on the CPU: F(4 x 4, 3 x 3), 36 multiplications in place of 144.
 
 Fast Algorithms for Convolutional Neural Networks, Lavin and Gray 2015 (arXiv:1509.09308): output cells come in tiles of
-4 x 4, each from 6 x 6 input cells d, as A^T [(G g G^T) * (B^T d B)] A for a kernel g. A dilated convolution is the same
-on every phase of its lattice. PyTorch asks oneDNN for direct convolutions alone (oneDNN pull request 3139).
+4 x 4, each computed from 6 x 6 input cells d as A^T [(G g G^T) * (B^T d B)] A for a kernel g. A dilated convolution
+splits each axis into `dilation` phases and works on every phase alike. PyTorch requests only direct convolutions from
+oneDNN (oneDNN pull request 3139).
 
-The points of interpolation decide about rounding (Barabasz et al. 2018, arXiv:1803.10986). With 0, +-1, +-2, the usual
-ones, the largest error is four times that of these, which is about that of oneDNN's channels_last convolution.
+The interpolation points decide the rounding error (Barabasz et al. 2018, arXiv:1803.10986). The usual points 0, +-1, +-2
+give a maximum error four times that of the points used here, which is about that of oneDNN's channels_last convolution.
 
-Both gradients have the same form: that of the input is a convolution with the turned kernel, that of the weights the
-adjoint, G^T [sum over tiles of (A e A^T) * (B^T d B)] G, for the gradient e of a tile's output.
+Both gradients have the same form. The gradient of the input is a convolution with the rotated kernel. The gradient of
+the weights is the adjoint, G^T [sum over tiles of (A e A^T) * (B^T d B)] G for the gradient e of an output tile.
+
+In the comments a tensor's axes are named in order: n image, t tile, p phase, i cell within a tile, c channel; the
+suffixes y and x are rows and columns.
 """
 
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-TILE, INPUT = 4, 6  # output and input cells of a tile, an axis
+OUT_TILE, IN_TILE = 4, 6  # output and input cells per tile and axis
+IN_CELLS, OUT_CELLS = IN_TILE**2, OUT_TILE**2
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity; exact in binary
-FEWEST_TILES = 40  # below, with 128 or 256 channels, it gains nothing when the weights are not in the cache
-FEWEST_TILES_TRAINED = 250  # below, weights that are transformed at every call cost what the tiles gain
-FEWEST_CHANNELS = 128  # below, the transforms of the tiles do
-BLOCK_BYTES = 8 << 20  # transformed input worked on at once: it and the product stay in the cache
+BLOCK_BYTES = 8 << 20  # transformed input per block: it and the product stay in the cache
 
 
-def transforms() -> tuple[Tensor, Tensor, Tensor]:
-    """B^T (6 x 6), G (6 x 3) and A^T (4 x 6) in float64: Toom-Cook interpolation in POINTS, transposed."""
+def transform_matrices() -> tuple[Tensor, Tensor, Tensor]:
+    """Return B^T (6 x 6), G (6 x 3) and A^T (4 x 6) in float64: Toom-Cook interpolation in POINTS, transposed."""
 
     def powers(count: int) -> Tensor:
         finite = torch.tensor(POINTS, dtype=torch.float64)[:, None] ** torch.arange(count)
         infinity = torch.eye(count, dtype=torch.float64)[-1:]
         return torch.cat([finite, infinity])
 
-    b, g, a = torch.linalg.inv(powers(INPUT)).T, powers(3), powers(TILE).T
-    balance = (g.abs().sum(1) / b.abs().sum(1)).sqrt()[:, None]  # large input times small weights rounds worse
+    b, g, a = torch.linalg.inv(powers(IN_TILE)).T, powers(3), powers(OUT_TILE).T
+    balance = (g.abs().sum(1) / b.abs().sum(1)).sqrt()[:, None]  # large inputs times small weights round worse
     return b * balance, g / balance, a
 
 
-_B, _G, _A = transforms()
-TO_TILES, FROM_TILES = torch.kron(_B, _B).float(), torch.kron(_A, _A).float()  # 36 x 36 and 16 x 36: both axes at once
-OF_WEIGHT = torch.kron(_G, _G)  # 36 x 9, float64
+# Kronecker products transform both axes at once
+_B, _G, _A = transform_matrices()
+INPUT_TRANSFORM = torch.kron(_B, _B).float()  # 36 x 36
+OUTPUT_TRANSFORM = torch.kron(_A, _A).float()  # 16 x 36
+WEIGHT_TRANSFORM = torch.kron(_G, _G)  # 36 x 9, float64
 
 
 def transform_weight(weight: Tensor) -> Tensor:
-    """out x in x 3 x 3 -> 36 x in x out in its own dtype, a transposed view."""
-    nine = weight.permute(2, 3, 0, 1).reshape(9, -1)
-    return (OF_WEIGHT.to(weight.dtype) @ nine).view(INPUT**2, *weight.shape[:2]).transpose(1, 2)
+    """Return the weight, out x in x 3 x 3, as 36 x in x out in its own dtype (a transposed view)."""
+    taps = weight.permute(2, 3, 0, 1).reshape(9, -1)  # 9 x (out in)
+    return (WEIGHT_TRANSFORM.to(weight.dtype) @ taps).view(IN_CELLS, *weight.shape[:2]).transpose(1, 2)
 
 
-def tiles_of(size: int, dilation: int) -> int:
-    """Tiles that cover one axis, for each phase."""
-    return -(-size // (TILE * dilation))
+def num_tiles(size: int, dilation: int) -> int:
+    """Return the number of tiles that cover one axis, per phase."""
+    return -(-size // (OUT_TILE * dilation))
 
 
-class Blocks:
-    """The tiles of a map N x C x H x W, block by block, for layers as wide as `channels`.
+class TileGrid:
+    """The tiles of a map N x C x H x W, block by block.
 
-    A block is some images and some rows of tiles, so that its transformed input stays in the cache.
+    A block is some images and some rows of tiles, small enough for its transformed input to stay in the cache.
+
+    Args:
+        shape: N, C, H, W of the map.
+        dilation: of the convolution.
+        channels: of the widest tensor that is transformed.
     """
 
-    def __init__(self, x: Tensor, dilation: int, channels: int):
-        self.size, self.dilation = x.shape, dilation
-        self.step = TILE * dilation  # cells that a tile of every phase covers
-        self.down, self.across = (tiles_of(size, dilation) for size in x.shape[2:])
-        tiles = max(1, BLOCK_BYTES // (4 * INPUT**2 * channels))
-        self.rows = max(1, min(self.down, tiles // (dilation**2 * self.across)))
-        self.images = max(1, tiles // (dilation**2 * self.across * self.down))
+    def __init__(self, shape: torch.Size, dilation: int, channels: int):
+        self.num_images, _, self.height, self.width = shape
+        self.dilation = dilation
+        self.span = OUT_TILE * dilation  # cells per axis that one tile of every phase covers
+        self.rows, self.columns = num_tiles(self.height, dilation), num_tiles(self.width, dilation)
+        tiles_per_block = max(1, BLOCK_BYTES // (4 * IN_CELLS * channels))
+        tiles_per_row = dilation**2 * self.columns
+        self.block_rows = max(1, min(self.rows, tiles_per_block // tiles_per_row))
+        self.block_images = max(1, tiles_per_block // (tiles_per_row * self.rows))
 
-    def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        """Images, and rows of tiles."""
-        for image in range(0, self.size[0], self.images):
-            for row in range(0, self.down, self.rows):
-                yield slice(image, image + self.images), slice(row, min(row + self.rows, self.down))
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Yield (images, rows of tiles)."""
+        for image in range(0, self.num_images, self.block_images):
+            for row in range(0, self.rows, self.block_rows):
+                yield slice(image, image + self.block_images), slice(row, min(row + self.block_rows, self.rows))
 
-    def inputs(self, x: Tensor, images: slice, rows: slice) -> tuple[Tensor, tuple[int, ...]]:
-        """B^T d B of every tile of a block, 36 x tiles x C; and what the tiles are: images, down, phase, across, phase."""
-        (_, c, height, width), d = self.size, self.dilation
-        top, bottom = rows.start * self.step - d, rows.stop * self.step + d
-        block = F.pad(
-            x.permute(0, 2, 3, 1)[images, max(top, 0) : bottom],
-            (0, 0, d, self.across * self.step - width + d, max(-top, 0), max(bottom - height, 0)),
+    def transform_input(self, x: Tensor, images: slice, rows: slice) -> Tensor:
+        """Return B^T d B of the input tiles of a block: 36 x (n ty py tx px) x C."""
+        d = self.dilation
+        top, bottom = rows.start * self.span - d, rows.stop * self.span + d
+        padding = (
+            *(0, 0),  # channels
+            *(d, self.columns * self.span - self.width + d),  # left, right
+            *(max(-top, 0), max(bottom - self.height, 0)),  # top, bottom
         )
-        of_image, of_row, of_cell, _ = block.stride()
-        tiles = (len(block), rows.stop - rows.start, d, self.across, d)
-        strides = (d * of_row, d * of_cell, of_image, self.step * of_row, of_row, self.step * of_cell, of_cell, 1)
-        cells = block.as_strided((INPUT, INPUT, *tiles, c), strides).reshape(INPUT**2, -1)
-        return (TO_TILES @ cells).view(INPUT**2, -1, c), tiles
+        block = F.pad(x.permute(0, 2, 3, 1)[images, max(top, 0) : bottom], padding)  # n y x c
+        image_stride, y_stride, x_stride, _ = block.stride()
+        # neighbouring tiles overlap by two cells, so they are a strided view: iy ix n ty py tx px c
+        size = (IN_TILE, IN_TILE, len(block), rows.stop - rows.start, d, self.columns, d, block.shape[-1])
+        stride = (
+            *(d * y_stride, d * x_stride),
+            image_stride,
+            *(self.span * y_stride, y_stride),
+            *(self.span * x_stride, x_stride),
+            1,
+        )
+        cells = block.as_strided(size, stride).reshape(IN_CELLS, -1)
+        return (INPUT_TRANSFORM @ cells).view(IN_CELLS, -1, block.shape[-1])
 
-    def gradients(self, gradient: Tensor, images: slice, rows: slice) -> Tensor:
-        """A g A^T of every tile of a block, 36 x tiles x C, for a gradient of the output."""
-        (_, _, height, width), d = self.size, self.dilation
-        top, bottom = rows.start * self.step, rows.stop * self.step
-        block = F.pad(gradient.permute(0, 2, 3, 1)[images, top:bottom],
-                      (0, 0, 0, self.across * self.step - width, 0, max(bottom - height, 0)))  # fmt: skip
-        block = block.reshape(len(block), -1, TILE, d, self.across, TILE, d, block.shape[-1])
-        cells = block.permute(2, 5, 0, 1, 3, 4, 6, 7).reshape(TILE**2, -1)
-        return (FROM_TILES.T @ cells).view(INPUT**2, -1, block.shape[-1])
+    def transform_gradient(self, gradient: Tensor, images: slice, rows: slice) -> Tensor:
+        """Return A e A^T of the output tiles of a block, for a gradient of the output: 36 x (n ty py tx px) x C."""
+        top, bottom = rows.start * self.span, rows.stop * self.span
+        padding = (0, 0, 0, self.columns * self.span - self.width, 0, max(bottom - self.height, 0))
+        block = F.pad(gradient.permute(0, 2, 3, 1)[images, top:bottom], padding)  # n y x c
+        tiles = block.reshape(*self.tiled_shape(len(block), rows.stop - rows.start), block.shape[-1])
+        cells = tiles.permute(2, 5, 0, 1, 3, 4, 6, 7).reshape(OUT_CELLS, -1)  # iy ix n ty py tx px c
+        return (OUTPUT_TRANSFORM.T @ cells).view(IN_CELLS, -1, block.shape[-1])
+
+    def tiled_shape(self, num_images: int, rows: int) -> tuple[int, ...]:
+        """Return the axes n ty iy py tx ix px of a padded output."""
+        return (num_images, rows, OUT_TILE, self.dilation, self.columns, OUT_TILE, self.dilation)
 
 
-def winograd(x: Tensor, transformed: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    """The 3x3 convolution of float32 `x`, N x C x H x W, padded by its dilation; the result is channels_last."""
-    (n, c, height, width), out_channels = x.shape, transformed.shape[2]
-    blocks = Blocks(x, dilation, c)
-    whole = torch.empty(n, out_channels, blocks.down * blocks.step, blocks.across * blocks.step, memory_format=torch.channels_last)
-    out = whole.permute(0, 2, 3, 1).view(n, blocks.down, TILE, dilation, blocks.across, TILE, dilation, out_channels)
-    for images, rows in blocks:
-        cells, tiles = blocks.inputs(x, images, rows)
-        product = torch.bmm(cells, transformed)
-        found = (FROM_TILES @ product.view(INPUT**2, -1)).view(TILE, TILE, *tiles, out_channels)
-        torch.add(found.permute(2, 3, 0, 4, 5, 1, 6, 7), 0 if bias is None else bias, out=out[images, rows])
-    if whole.shape[2:] == x.shape[2:]:
-        return whole
-    return whole[..., :height, :width].clone(memory_format=torch.channels_last)  # no view, which an in-place ReLU could not change
+def winograd_conv2d(x: Tensor, transformed_weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Compute a 3x3 convolution of stride 1 that pads by its dilation.
+
+    Args:
+        x: N x C x H x W float32.
+        transformed_weight: 36 x C x out, see `transform_weight`.
+        bias: out, or None.
+
+    Returns:
+        N x out x H x W in channels_last memory.
+    """
+    num_images, in_channels, height, width = x.shape
+    out_channels = transformed_weight.shape[2]
+    grid = TileGrid(x.shape, dilation, in_channels)
+    padded_size = (grid.rows * grid.span, grid.columns * grid.span)
+    padded = torch.empty(num_images, out_channels, *padded_size, memory_format=torch.channels_last)
+    out = padded.permute(0, 2, 3, 1).view(*grid.tiled_shape(num_images, grid.rows), out_channels)
+    for images, rows in grid.blocks():
+        product = torch.bmm(grid.transform_input(x, images, rows), transformed_weight)
+        block = out[images, rows]  # n ty iy py tx ix px c
+        n, ty, _, py, tx, _, px, _ = block.shape
+        cells = (OUTPUT_TRANSFORM @ product.view(IN_CELLS, -1)).view(OUT_TILE, OUT_TILE, n, ty, py, tx, px, out_channels)
+        torch.add(cells.permute(2, 3, 0, 4, 5, 1, 6, 7), 0 if bias is None else bias, out=block)
+    if padded.shape[2:] == x.shape[2:]:
+        return padded
+    # clone: a view returned by an autograd.Function cannot be modified in place
+    return padded[..., :height, :width].clone(memory_format=torch.channels_last)
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:
-    """out x in x 3 x 3 for the gradient of the output, N x out x H x W: the adjoint of `winograd` in its weights."""
-    blocks = Blocks(x, dilation, max(x.shape[1], gradient.shape[1]))
-    found = x.new_zeros(INPUT**2, gradient.shape[1], x.shape[1])
-    for images, rows in blocks:
-        found.baddbmm_(blocks.gradients(gradient, images, rows).transpose(1, 2), blocks.inputs(x, images, rows)[0])
-    return (OF_WEIGHT.T.float() @ found.view(INPUT**2, -1)).view(3, 3, *found.shape[1:]).permute(2, 3, 0, 1)
+    """Return the gradient of the weight, out x in x 3 x 3, for a gradient of the output, N x out x H x W."""
+    in_channels, out_channels = x.shape[1], gradient.shape[1]
+    grid = TileGrid(x.shape, dilation, max(in_channels, out_channels))
+    total = x.new_zeros(IN_CELLS, out_channels, in_channels)
+    for images, rows in grid.blocks():
+        outputs = grid.transform_gradient(gradient, images, rows)
+        total.baddbmm_(outputs.transpose(1, 2), grid.transform_input(x, images, rows))
+    taps = WEIGHT_TRANSFORM.T.float() @ total.view(IN_CELLS, -1)
+    return taps.view(3, 3, out_channels, in_channels).permute(2, 3, 0, 1)
 
 
-# one opaque operation for a compiler: its loops depend on the image size, and a graph shall not
-_in_graph = torch.library.custom_op("detbackbones::winograd", winograd, mutates_args=())
-
-
-@_in_graph.register_fake
-def _(x: Tensor, transformed: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    shape = (len(x), transformed.shape[2], *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-class Differentiable(torch.autograd.Function):
-    """`winograd` of weights that may train, with both gradients in the same form."""
+class WinogradFunction(torch.autograd.Function):
+    """`winograd_conv2d` of weights that may train, with both gradients in Winograd's form."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-        return winograd(x, transform_weight(weight), bias, dilation)
+        return winograd_conv2d(x, transform_weight(weight), bias, dilation)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -147,96 +176,36 @@ class Differentiable(torch.autograd.Function):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple:
-        (x, weight), d, (to_x, to_weight, to_bias, _) = ctx.saved_tensors, ctx.dilation, ctx.needs_input_grad
-        if torch.is_grad_enabled():  # second derivatives are asked for
-            x = gradient.new_empty(len(gradient), weight.shape[1], *gradient.shape[2:]) if x is None else x
-            found = torch.ops.aten.convolution_backward(
-                gradient, x, weight, [len(weight)], [1, 1], [d, d], [d, d], False, [0, 0], 1, [to_x, to_weight, to_bias])  # fmt: skip
-            return *found, None
-        turned = weight.flip(2, 3).transpose(0, 1)
-        return (winograd(gradient, transform_weight(turned), None, d) if to_x else None,
-                weight_gradient(x, gradient, d) if to_weight else None,
-                gradient.sum((0, 2, 3)) if to_bias else None, None)  # fmt: skip
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives need a differentiable backward pass
+            return *_direct_backward(gradient, x, weight, ctx.dilation, ctx.needs_input_grad[:3]), None
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        rotated = weight.flip(2, 3).transpose(0, 1)
+        return (
+            winograd_conv2d(gradient, transform_weight(rotated), None, ctx.dilation) if needs_x else None,
+            weight_gradient(x, gradient, ctx.dilation) if needs_weight else None,
+            gradient.sum((0, 2, 3)) if needs_bias else None,
+            None,
+        )
 
 
-def suits(conv: nn.Conv2d) -> bool:
-    """Whether `winograd` can do what `conv` does, and would be faster on large maps."""
-    return (
-        (conv.kernel_size, conv.stride, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
-        and conv.padding == conv.dilation
-        and conv.dilation[0] == conv.dilation[1]
-        and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
+def _direct_backward(
+    gradient: Tensor, x: Tensor | None, weight: Tensor, dilation: int, needs_grad: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x, weight and bias by PyTorch's own differentiable operator."""
+    if x is None:  # not saved because the weight is fixed; only its shape counts then
+        x = gradient.new_empty(len(gradient), weight.shape[1], *gradient.shape[2:])
+    return torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
+        bias_sizes=[len(weight)],
+        stride=[1, 1],
+        padding=[dilation, dilation],
+        dilation=[dilation, dilation],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=1,
+        output_mask=list(needs_grad),
     )
-
-
-def is_faster(conv: nn.Conv2d, x: Tensor, fewest: int) -> bool:
-    """Whether a conv that `suits` is: float32 on the CPU, outside autocast, and a map of that many tiles or more."""
-    dilation = conv.dilation[0]
-    tiles = len(x) * tiles_of(x.shape[2], dilation) * tiles_of(x.shape[3], dilation) * dilation**2
-    return tiles >= fewest and (x.device.type, x.dtype) == ("cpu", torch.float32) and not torch.is_autocast_enabled("cpu")
-
-
-def wants_gradient(x: Tensor, weight: Tensor) -> bool:
-    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-
-
-def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What `conv` does, with another weight and bias: with gradients as `winograd` where that is faster, else directly.
-
-    Without gradients it is direct, which gives the bits of torchvision's heads; `fuse_for_inference` is for speed.
-    """
-    if (
-        wants_gradient(x, weight)
-        and suits(conv)
-        and not torch.compiler.is_compiling()
-        and weight.dtype == torch.float32
-        and is_faster(conv, x, FEWEST_TILES_TRAINED)
-    ):
-        return Differentiable.apply(x, weight, bias, conv.dilation[0])
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-class WinogradConv2d(nn.Conv2d):
-    """A convolution that `suits`, which runs as `convolve` says, and faster once its weights are fixed: `bake`.
-
-    Baked, it keeps the transformed weights beside the weights (four times their size), outside of the state dict, and uses
-    them where no gradient is wanted; loading a state dict transforms anew, a change of `weight` in place does not. NaN or
-    infinity in x spreads over whole tiles.
-    """
-
-    def __init__(self, conv: nn.Conv2d):
-        with torch.device("meta"):
-            super().__init__(conv.in_channels, conv.out_channels, 3, padding=conv.padding, dilation=conv.dilation)
-        self.weight, self.bias = conv.weight, conv.bias
-        self.register_buffer("transformed", None, persistent=False)
-
-    def bake(self) -> "WinogradConv2d":
-        # rounded once
-        self.transformed = transform_weight(self.weight.detach().double()).float().contiguous()
-        return self
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs)
-        if self.transformed is not None:
-            self.bake()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if (
-            self.transformed is not None
-            and is_faster(self, x, FEWEST_TILES)
-            and not wants_gradient(x, self.weight)
-            and not torch.compiler.is_exporting()  # an exported program shall not need this package
-        ):
-            run = _in_graph if torch.compiler.is_compiling() else winograd
-            return run(x, self.transformed, self.bias, self.dilation[0])
-        return convolve(self, x, self.weight, self.bias)
-
-
-def with_winograd(model: nn.Module) -> nn.Module:
-    """`model`, changed in place: its plain convolutions that suit become WinogradConv2d, with the same parameters."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Conv2d and suits(child):
-                setattr(module, name, WinogradConv2d(child))
-    return model

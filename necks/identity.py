@@ -1,20 +1,34 @@
-"""No neck: the heads work on the backbone's own levels (C4, DC5)."""
+"""The identity neck: heads work on the backbone's own levels (C4, DC5)."""
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..specs import FeatureSpec
+from ..errors import InputError, did_you_mean
 from ..registry import NECKS
+from ..specs import FeatureSpec
+from .base import Neck
 
 
-@NECKS.register_module(name="none")
-class NoNeck(nn.Module):
-    """Hands the declared levels on as they are, names included."""
+@NECKS.register_module(name="identity")
+class Identity(Neck):
+    """Return the backbone's levels unchanged, under their own names.
 
-    def __init__(self, feature_specs: Sequence[FeatureSpec]):
+    Args:
+        feature_specs: the backbone's.
+        in_features: names of the levels to return; default: all.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+
+    def __init__(self, feature_specs: Sequence[FeatureSpec], in_features: Sequence[str] | None = None):
         super().__init__()
-        self.feature_specs = tuple(feature_specs)
+        known = [spec.name for spec in feature_specs]
+        for name in in_features or ():
+            if name not in known:
+                raise InputError(f"in_features: the backbone does not return {name!r}; {did_you_mean(str(name), known)}")
+        self.feature_specs = tuple(spec for spec in feature_specs if in_features is None or spec.name in in_features)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {spec.name: features[spec.name] for spec in self.feature_specs}

@@ -1,1 +1,1 @@
-"""Weights: where pretrained weights come from, and the key maps of other libraries."""
+"""Weights: `sources.py` reads them, `loading.py` loads them with a report, `torchvision_detectors.py` maps its keys."""

@@ -1,0 +1,33 @@
+"""The deep stem of ResNet-C and ResNet-D: three 3x3 convolutions in place of the 7x7 (Bag of Tricks, arXiv:1812.01187)."""
+
+from torch import Tensor, nn
+
+from ..layers.conv import conv2d
+from ..layers.fold import conv_norm
+from ..layers.norm import Norm
+
+
+class DeepStem(nn.Sequential):
+    """Drop-in replacement for the stem's convolution, under timm's keys. The norm after it belongs to the network."""
+
+    conv_norm_pairs = (("0", "1"), ("3", "4"))
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm):
+        hidden = out_channels // 2
+        super().__init__(
+            conv2d(in_channels, hidden, 3, stride=2),
+            norm(hidden),
+            nn.ReLU(inplace=True),
+            conv2d(hidden, hidden, 3),
+            norm(hidden),
+            nn.ReLU(inplace=True),
+            conv2d(hidden, out_channels, 3),
+        )
+
+    def forward_hidden(self, x: Tensor) -> Tensor:
+        """Compute the input of the last convolution, which the network runs together with its norm."""
+        x = self[2](conv_norm(x, self[0], self[1]))
+        return self[5](conv_norm(x, self[3], self[4]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[6](self.forward_hidden(x))

@@ -1,0 +1,74 @@
+"""The region proposal network of Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), torchvision's, on declared geometry."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+
+from ..registry import PROPOSAL_GENERATORS
+from ..specs import FeatureSpec
+from .anchors import AnchorGenerator, default_sizes
+from .base import shared_channels
+
+SINGLE_LEVELS = (2, 3, 4, 5, 6)  # P2 to P6, whose anchor sizes a single level carries
+
+
+class Float32RPNHead(RPNHead):
+    """torchvision's RPN head with float32 outputs under any autocast."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [level.float() for level in logits], [level.float() for level in deltas]
+
+
+@PROPOSAL_GENERATORS.register_module(name="rpn")
+class RPN(RegionProposalNetwork):
+    """Region proposal network. Pairs are (training, evaluation).
+
+    Args:
+        feature_specs: the neck's; all levels carry anchors.
+        anchor_sizes: pixels, one sequence per level. Default: `anchor_scale * 2**level`; a single level carries those of
+            the levels 2 to 6.
+        anchor_scale: 8 gives 32 px on P2 ... 512 px on P6 (FPN paper).
+        aspect_ratios, round_anchors: see AnchorGenerator.
+        conv_depth: number of 3x3 convolutions in the head.
+        pre_nms_top_n, post_nms_top_n: proposals kept per level before NMS, and per image after it.
+        nms_thresh: IoU above which NMS drops a proposal.
+        fg_iou_thresh, bg_iou_thresh: IoU with an object above which an anchor is positive, below which it is negative.
+        batch_size_per_image, positive_fraction: anchors sampled for the loss, and the share of positive ones.
+
+    Raises:
+        InputError: anchor sizes and levels disagree, or the levels differ in their number of channels.
+    """
+
+    def __init__(
+        self,
+        feature_specs: Sequence[FeatureSpec],
+        *,
+        anchor_sizes: Sequence[Sequence[float]] | None = None,
+        anchor_scale: float = 8.0,
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        round_anchors: bool = False,
+        conv_depth: int = 1,
+        pre_nms_top_n: Sequence[int] = (2000, 1000),
+        post_nms_top_n: Sequence[int] = (1000, 1000),
+        nms_thresh: float = 0.7,
+        fg_iou_thresh: float = 0.7,
+        bg_iou_thresh: float = 0.3,
+        batch_size_per_image: int = 256,
+        positive_fraction: float = 0.5,
+    ):
+        sizes = default_sizes(feature_specs, anchor_scale, SINGLE_LEVELS) if anchor_sizes is None else anchor_sizes
+        channels = shared_channels(feature_specs)
+        anchor_generator = AnchorGenerator(feature_specs, sizes, aspect_ratios, round_anchors)
+        super().__init__(
+            anchor_generator=anchor_generator,
+            head=Float32RPNHead(channels, anchor_generator.num_anchors_per_location()[0], conv_depth),
+            fg_iou_thresh=fg_iou_thresh,
+            bg_iou_thresh=bg_iou_thresh,
+            batch_size_per_image=batch_size_per_image,
+            positive_fraction=positive_fraction,
+            pre_nms_top_n=dict(zip(("training", "testing"), pre_nms_top_n)),
+            post_nms_top_n=dict(zip(("training", "testing"), post_nms_top_n)),
+            nms_thresh=nms_thresh,
+        )

@@ -1,0 +1,116 @@
+"""RoI heads of the C4 form: the backbone's deepest stage runs on every RoI (ResNet paper, arXiv:1512.03385, appendix A)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+
+from ..errors import InputError
+from ..registry import ROI_HEADS
+from ..specs import FeatureSpec
+from .roi_heads import BoxRoIHeads, Float32BoxPredictor, Float32MaskPredictor
+from .roi_pooler import RoIPooler
+
+
+@ROI_HEADS.register_module(name="stage")
+class StageRoIHeads(BoxRoIHeads):
+    """Box and mask predictors on one shared stage, like detectron2's Res5ROIHeads.
+
+    In training the stage runs once: masks are predicted from the stage's output for the foreground RoIs.
+
+    Args:
+        feature_specs: the one level that RoIs are pooled from, the input of the stage.
+        num_classes: number of foreground classes.
+        stage: the stage; a detector config gives its name ("c5"), and the detector takes it from the backbone.
+        masks: predict masks.
+        pool_size: output cells of pooling per side; a stage of stride 2 halves them.
+        sampling_ratio, aligned: see RoIPooler.
+        mask_dim: output channels of the mask predictor's transposed convolution.
+        options: thresholds and sampling, see BoxRoIHeads.
+
+    Raises:
+        InputError: `stage` is a name, which only a detector can resolve.
+    """
+
+    def __init__(
+        self,
+        feature_specs: Sequence[FeatureSpec],
+        num_classes: int,
+        stage: nn.Module | str,
+        *,
+        masks: bool = False,
+        pool_size: int = 14,
+        sampling_ratio: int = 2,
+        aligned: bool = True,
+        mask_dim: int = 256,
+        **options,
+    ):
+        if isinstance(stage, str):
+            raise InputError(f"stage must be a module, got {stage!r}; name a stage only in the config of a detector")
+        channels = stage.spec.channels
+        super().__init__(
+            RoIPooler(feature_specs, pool_size, sampling_ratio, aligned),
+            nn.Identity(),
+            Float32BoxPredictor(channels, num_classes + 1),
+            **options,
+        )
+        self.stage = stage
+        if masks:
+            self.mask_predictor = Float32MaskPredictor(channels, mask_dim, num_classes + 1)
+
+    def has_mask(self) -> bool:
+        return self.mask_predictor is not None
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Return (detections, {}) in evaluation mode and ([], losses) in training mode, as torchvision's RoIHeads."""
+        if self.training:
+            return [], self._losses(features, proposals, image_shapes, targets)
+        return self._detections(features, proposals, image_shapes), {}
+
+    def _run_stage(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Return the stage's output of every box: K x C x S x S."""
+        return self.stage(self.box_roi_pool(features, boxes, image_shapes))
+
+    def _losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None,
+    ) -> dict[str, Tensor]:
+        rois, matched_indices, labels, regression_targets = self.select_training_samples(proposals, targets)
+        roi_features = self._run_stage(features, rois, image_shapes)
+        logits, deltas = self.box_predictor(roi_features.mean(dim=(2, 3)))
+        loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression_targets)
+        losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+        if self.has_mask():
+            foreground = [image_labels > 0 for image_labels in labels]
+            losses["loss_mask"] = maskrcnn_loss(
+                self.mask_predictor(roi_features[torch.cat(foreground)]),
+                [boxes[keep] for boxes, keep in zip(rois, foreground)],
+                [target["masks"] for target in targets],
+                [target["labels"] for target in targets],
+                [indices[keep] for indices, keep in zip(matched_indices, foreground)],
+            )
+        return losses
+
+    def _detections(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        roi_features = self._run_stage(features, proposals, image_shapes)
+        logits, deltas = self.box_predictor(roi_features.mean(dim=(2, 3)))
+        del roi_features  # not kept while the stage runs again for the masks
+        boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
+        detections = [dict(boxes=b, scores=s, labels=c) for b, s, c in zip(boxes, scores, labels)]
+        if self.has_mask():
+            mask_logits = self.mask_predictor(self._run_stage(features, boxes, image_shapes))
+            for detection, masks in zip(detections, maskrcnn_inference(mask_logits, labels)):
+                detection["masks"] = masks
+        return detections
