@@ -1,4 +1,7 @@
-"""ResNet and ResNeXt feature pyramids (C2-C5) for detection and segmentation. Public names load on first use (PEP 562)."""
+"""ResNet and ResNeXt feature pyramids (C2-C5) for detection and segmentation.
+
+Public names load on first use (PEP 562).
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -58,7 +58,9 @@ _prefixes: dict[tuple[str, str], NamePrefix] = {}
 _entry_points_loaded: set[str] = set()
 
 
-def register_prefix(registry: Registry, prefix: str, factory: Callable[..., Any], list_names: Callable[[str], list[str]]) -> None:
+def register_prefix(
+    registry: Registry, prefix: str, factory: Callable[..., Any], list_names: Callable[[str], list[str]]
+) -> None:
     """Let "<prefix>:<name>" stand for `factory(name, ...)` in a registry."""
     _prefixes[registry.name, prefix] = NamePrefix(factory, list_names)
 
@@ -86,7 +88,9 @@ def _load_members(registry: Registry) -> None:
     _entry_points_loaded.add(registry.name)
     for point in metadata.entry_points(group=f"detbackbones.{registry.name.removesuffix('s')}s"):
         if point.name in registry.module_dict:
-            raise InputError(f"entry point {point.value} cannot take the {registry.name} name {point.name!r}, it is in use")
+            raise InputError(
+                f"entry point {point.value} cannot take the {registry.name} name {point.name!r}, it is in use"
+            )
         registry.register_module(name=point.name, module=point.load())
 
 
@@ -111,8 +115,9 @@ def accepted_arguments(factory: Callable[..., Any]) -> set[str] | None:
     A constructor that passes on **kwargs takes those of its parent classes too.
     """
     names: set[str] = set()
-    is_class = inspect.isclass(factory)
-    constructors = [cls.__init__ for cls in factory.__mro__ if "__init__" in vars(cls)] if is_class else [factory]
+    constructors: list[Callable[..., Any]] = [factory]
+    if inspect.isclass(factory):
+        constructors = [vars(cls)["__init__"] for cls in factory.__mro__ if "__init__" in vars(cls)]
     for constructor in constructors:
         parameters = inspect.signature(constructor).parameters.values()
         names |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)} - {"self"}

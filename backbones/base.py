@@ -109,13 +109,16 @@ class Backbone(nn.Module):
         """
         parts = list(self.stage_modules.values())
         if count and not parts:
-            raise InputError(f"freeze={count}: {type(self).__name__} runs as a whole, its parts cannot be frozen one by one")
+            raise InputError(
+                f"freeze={count}: {type(self).__name__} runs as a whole, its parts cannot be frozen one by one"
+            )
         if count not in range(len(parts) + 1):
             raise InputError(f"freeze must be 0 to {len(parts)}, the number of parts from the input, got {count!r}")
         self.frozen_count = count
         for module in self._frozen_modules():
             module.requires_grad_(False)
-        return self.train(self.training)
+        self.train(self.training)
+        return self
 
     def _frozen_modules(self) -> list[nn.Module]:
         return [module for part in list(self.stage_modules.values())[: self.frozen_count] for module in part]

@@ -137,13 +137,14 @@ class Stage(nn.Sequential):
     @contextmanager
     def _fixed_statistics(self) -> Iterator[None]:
         """Keep the running statistics as they are: the repetition must not count the same batch twice."""
-        live = [m for m in self.modules() if isinstance(m, BATCH_NORMS) and m.training and m.track_running_stats]
-        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in live]
-        for norm in live:
-            norm.momentum = 0.0
+        before = []
+        for norm in self.modules():
+            if isinstance(norm, BATCH_NORMS) and norm.training and norm.num_batches_tracked is not None:
+                before.append((norm, norm.momentum, norm.num_batches_tracked, norm.num_batches_tracked.clone()))
+                norm.momentum = 0.0
         try:
             yield
         finally:
-            for norm, (momentum, num_batches) in zip(live, before):
+            for norm, momentum, counter, num_batches in before:
                 norm.momentum = momentum
-                norm.num_batches_tracked.copy_(num_batches)
+                counter.copy_(num_batches)

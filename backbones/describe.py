@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -93,7 +94,8 @@ class Description:
 
 def _table_text(levels: Sequence[LevelDescription]) -> str:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("level", "channels", "stride", "dilation", "field px", "params M", "GFLOP", "weights", "statistics", "affine"):
+    columns = ("level", "channels", "stride", "dilation", "field px", "params M", "GFLOP")
+    for column in (*columns, "weights", "statistics", "affine"):
         table.add_column(column, justify="right")
     for level in levels:
         cells = (
@@ -115,7 +117,9 @@ def _table_text(levels: Sequence[LevelDescription]) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def describe(backbone: str | Mapping | Backbone, input_size: tuple[int, int] = (800, 1344), **overrides) -> Description:
+def describe(
+    backbone: str | Mapping | Backbone, input_size: tuple[int, int] = (800, 1344), **overrides: Any
+) -> Description:
     """Describe a backbone.
 
     Args:
@@ -162,7 +166,9 @@ def describe(backbone: str | Mapping | Backbone, input_size: tuple[int, int] = (
             )
         )
     total = sum(parameter.numel() for parameter in model.parameters())
-    return Description(name, tuple(levels), total, gflops, tuple(input_size), model.size_divisor, model.inexact_reasons)
+    return Description(
+        name, tuple(levels), total, gflops, (input_size[0], input_size[1]), model.size_divisor, model.inexact_reasons
+    )
 
 
 @torch.no_grad()
@@ -181,14 +187,16 @@ def check_geometry(model: Backbone) -> None:
         expected = (1, spec.channels, side // spec.stride, side // spec.stride)
         if tuple(features[spec.name].shape) != expected:
             shape = tuple(features[spec.name].shape)
-            raise InputError(f"{spec} declares {expected} for a {side} x {side} image, but forward_features returns {shape}")
+            raise InputError(
+                f"{spec} declares {expected} for a {side} x {side} image, but forward_features returns {shape}"
+            )
 
 
 @torch.no_grad()
 def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict[str, float], float]:
     """Return 1e9 operations per level whose output module is known, and in total, of a model on the meta device."""
 
-    def deform_conv_flops(_, weight, *args, out_shape=None, **kwargs) -> int:
+    def deform_conv_flops(_: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         return 2 * weight[1] * weight[2] * weight[3] * torch.Size(out_shape).numel()
 
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deform_conv_flops})

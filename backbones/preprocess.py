@@ -62,7 +62,7 @@ class Preprocess(nn.Module):
 def _repeat_along_rows(values: Tensor, width: int) -> Tensor:
     """Repeat C x 1 x 1 values to C x 1 x width, laid out like an image whose channels are neighbours in memory.
 
-    Decoded images have that layout. Broadcasting three neighbouring values defeats vectorisation and takes five times as
-    long as subtracting a whole row.
+    Decoded images have that layout. Broadcasting three neighbouring values defeats vectorisation and takes five times
+    as long as subtracting a whole row.
     """
     return values.permute(1, 2, 0).repeat(1, width, 1).permute(2, 0, 1)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, did_you_mean
-from ..layers.conv import conv2d
 from ..layers.fold import conv_norm
 from ..layers.norm import Norm, resolve_norm
 from ..layers.winograd_conv import convert_to_winograd_
@@ -22,7 +21,7 @@ from .base import Backbone
 from .blocks import BasicBlock, Bottleneck, Shortcut, Stage
 from .shortcuts import ConvShortcut, PadShortcut, PoolShortcut
 from .stage_plan import STAGE_KEYS, STEM_STRIDES, Layout, check_convention, dilated_stages, plan_stages
-from .stem import DeepStem
+from .stem import DeepStem, stem_conv
 
 
 class ResNet(Backbone):
@@ -113,7 +112,7 @@ class ResNet(Backbone):
         make_norm = resolve_norm(norm if norm_layer is None else norm_layer, weights, freeze, norm_eps)
         shortcut: Shortcut = PadShortcut if pad_shortcut else PoolShortcut if avg_down else ConvShortcut
         channels = planes[0]
-        self.conv1 = _stem_conv(stem, in_channels, channels, make_norm)
+        self.conv1 = stem_conv(stem, in_channels, channels, make_norm)
         self.bn1 = make_norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, padding=1)
@@ -166,10 +165,10 @@ class ResNet(Backbone):
                 # He et al. 2015 (arXiv:1502.01852); fan out as in torchvision
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
-                nn.init.zeros_(module.last_norm.weight)
+                nn.init.zeros_(module.last_norm.get_parameter("weight"))
 
     def _load(self, state: Mapping[str, Tensor], in_channels: int, source: str) -> None:
-        """Load a state dict, except for stages that are not built and a classifier that is not built or does not fit."""
+        """Load a state dict without stages that are not built and without a classifier that does not fit."""
         first_key = "conv1.0.weight" if isinstance(self.conv1, DeepStem) else "conv1.weight"
         drop = [f"{key}." for key in STAGE_KEYS.values() if key not in self._modules]
         may_be_missing = [".conv_offset."]
@@ -243,7 +242,7 @@ class ResNet(Backbone):
         return self.fc(features[self.stage_specs[-1].name].mean((-2, -1)))
 
     def pop_stage(self, name: str = "c5") -> Stage:
-        """Remove the deepest stage and return it, for RoI heads that run it on every RoI (the C4 form, Ren et al. 2015).
+        """Remove the deepest stage and return it, for RoI heads that run it on every RoI (the C4 form).
 
         The caller owns the stage with its weights and its freezing; the backbone ends one level earlier.
 
@@ -279,7 +278,9 @@ def _check_depth(
     if not out_features:
         raise InputError("out_features is empty; name at least one level")
     if multi_grid is not None and len(multi_grid) != num_blocks:
-        raise InputError(f"multi_grid must have {num_blocks} factors, one per block of {deepest}, got {len(multi_grid)}")
+        raise InputError(
+            f"multi_grid must have {num_blocks} factors, one per block of {deepest}, got {len(multi_grid)}"
+        )
     if num_classes is not None and deepest not in out_features:
         raise InputError(f"num_classes needs {deepest} in out_features, got {tuple(out_features)}")
 
@@ -289,12 +290,7 @@ def _block_options(bottleneck: bool, groups: int, width_per_group: int, stride_i
     if bottleneck:
         return {"groups": groups, "width_per_group": width_per_group, "stride_in_1x1": stride_in_1x1}
     if groups != 1 or width_per_group != 64 or stride_in_1x1:
-        raise InputError("groups, width_per_group and stride_in_1x1 need Bottleneck blocks; ResNet-18 and 34 have BasicBlocks")
+        raise InputError(
+            "groups, width_per_group and stride_in_1x1 need Bottleneck blocks; ResNet-18 and 34 have BasicBlocks"
+        )
     return {}
-
-
-def _stem_conv(stem: str, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
-    if stem == "deep":
-        return DeepStem(in_channels, out_channels, norm)
-    kernel_size, stride = (7, 2) if stem == "conv7" else (3, 1)
-    return conv2d(in_channels, out_channels, kernel_size, stride)

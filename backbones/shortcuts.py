@@ -45,9 +45,10 @@ class PoolShortcut(nn.Sequential):
 
 
 class DilatedAvgPool(nn.Module):
-    """2x2 average pool of a dilated map: the mean over the cells x[i] and x[i + dilation] of each axis, as far as inside.
+    """2x2 average pool of a dilated map: the mean over the cells x[i] and x[i + dilation] of each axis that exist.
 
-    Sampled at the removed strides it equals AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) of the sampled map.
+    Sampled at the removed strides it equals AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) of the sampled
+    map.
     """
 
     def __init__(self, dilation: int, stride: int):

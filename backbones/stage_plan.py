@@ -1,7 +1,7 @@
-"""The geometry of a residual network, decided once: the stride and dilation of every block, and what each stage declares.
+"""The geometry of a residual network, decided once: stride and dilation of every block, and each stage's FeatureSpec.
 
-Dilation in place of a stride is exact if the dilated features sampled at the removed stride equal the undilated ones (the
-a-trous identity). That holds if and only if
+Dilation in place of a stride is exact if the dilated features sampled at the removed stride equal the undilated ones
+(the a-trous identity). That holds if and only if
 
 * convolutions up to and including the one that carried the removed stride keep the previous dilation,
 * convolutions after it get the new dilation, and

@@ -1,4 +1,4 @@
-"""The deep stem of ResNet-C and ResNet-D: three 3x3 convolutions in place of the 7x7 (Bag of Tricks, arXiv:1812.01187)."""
+"""The convolution of the stem: 7x7, 3x3, or the deep stem of ResNet-C and ResNet-D (arXiv:1812.01187)."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from ..layers.norm import Norm
 
 
 class DeepStem(nn.Sequential):
-    """Drop-in replacement for the stem's convolution, under timm's keys. The norm after it belongs to the network."""
+    """Three 3x3 convolutions in place of the 7x7, under timm's keys. The norm after the last one is not part of it."""
 
     conv_norm_pairs = (("0", "1"), ("3", "4"))
 
@@ -31,3 +31,11 @@ class DeepStem(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return self[6](self.forward_hidden(x))
+
+
+def stem_conv(stem: str, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
+    """Build the convolution of a stem: "conv7" (7x7, stride 2), "deep" (three 3x3) or "cifar" (3x3, stride 1)."""
+    if stem == "deep":
+        return DeepStem(in_channels, out_channels, norm)
+    kernel_size, stride = (7, 2) if stem == "conv7" else (3, 1)
+    return conv2d(in_channels, out_channels, kernel_size, stride)

@@ -25,8 +25,8 @@ from .preprocess import Preprocess
 from .verify import TOLERANCE, randomise_norms
 
 
-def create_network(model: str, weights: str | None = None, **arguments: Any) -> nn.Module:
-    """Build timm's feature network.
+def create_network(model: str, weights: str | None = None, **arguments: Any) -> Any:
+    """Build timm's feature network, a module with `feature_info`.
 
     Args:
         model: timm's name of the network.
@@ -40,7 +40,8 @@ def create_network(model: str, weights: str | None = None, **arguments: Any) -> 
 
     if model not in timm.list_models():
         raise InputError(f"timm has no model {model!r}; {did_you_mean(str(model), timm.list_models())}")
-    name, loading = model, {}
+    name = model
+    loading: dict[str, Any] = {}
     kind, _, tag = (weights or "").partition(":")
     if kind == "timm":
         known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
@@ -61,7 +62,7 @@ def create_network(model: str, weights: str | None = None, **arguments: Any) -> 
         raise InputError(f"timm cannot build {name} with {', '.join(settings)}: {first_line(error)}{advice}") from None
 
 
-def network_levels(network: nn.Module, model: str) -> tuple[int, ...]:
+def network_levels(network: Any, model: str) -> tuple[int, ...]:
     """Return log2 of each feature's stride.
 
     Raises:
@@ -142,7 +143,7 @@ class TimmBackbone(Backbone):
         arguments: dict[str, Any] = {"in_chans": in_channels, "out_indices": tuple(range(num_levels))}
         if output_stride is not None:
             arguments["output_stride"] = output_stride
-        self.network = create_network(model, weights if load_weights else None, **arguments)
+        self.network: Any = create_network(model, weights if load_weights else None, **arguments)
         self._is_nhwc = str(getattr(self.network, "output_fmt", "") or "").endswith("NHWC")
         self._stage_specs = self._read_specs(names)
         self.feature_specs = tuple(spec for spec in self._stage_specs if spec.name in self._out_features)
@@ -161,8 +162,8 @@ class TimmBackbone(Backbone):
             return
         self.inexact_reasons = (f"timm's dilation (c{worst} is off by {errors[worst]:.0%})",)
         warnings.warn(
-            f"timm:{model} at output stride {output_stride} is not exact: c{worst} is off by {errors[worst]:.1%} from the "
-            "undilated features",
+            f"timm:{model} at output stride {output_stride} is not exact: c{worst} is off by {errors[worst]:.1%} "
+            "from the undilated features",
             stacklevel=4,
         )
 
@@ -174,7 +175,9 @@ class TimmBackbone(Backbone):
             raise InputError("out_features is empty; name at least one level")
         for name in out_features:
             if name not in known:
-                raise InputError(f"out_features: timm's {model} has no level {name!r}; {did_you_mean(str(name), known)}")
+                raise InputError(
+                    f"out_features: timm's {model} has no level {name!r}; {did_you_mean(str(name), known)}"
+                )
         return tuple(out_features)
 
     def _read_specs(self, names: Sequence[str]) -> tuple[FeatureSpec, ...]:
@@ -235,7 +238,7 @@ class TimmBackbone(Backbone):
 
 
 def _largest_modules(module: nn.Module, outputs: set[int]) -> Iterator[nn.Module]:
-    """Yield the largest modules that do not have the output of a level inside, in order. `outputs` are ids of modules."""
+    """Yield the largest modules that do not have an output (the id of a module) inside, in order."""
     for child in module.children():
         if any(id(inner) in outputs for inner in child.modules() if inner is not child):
             yield from _largest_modules(child, outputs)

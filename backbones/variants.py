@@ -1,7 +1,8 @@
-"""The registered ResNet variants, each also as `<name>_dc5` (output stride 16) and `<name>_dilated` (output stride 8)."""
+"""The registered ResNet variants, each also as `<name>_dc5` (output stride 16) and `<name>_dilated` (8)."""
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from ..registry import BACKBONES
 from .blocks import BasicBlock, Bottleneck
@@ -39,7 +40,7 @@ FIXED_ARGUMENTS = {"block", "layers", "planes", "architecture"}  # decided by th
 def _variant(name: str, settings: dict, output_stride: dict) -> Callable[..., ResNet]:
     """Return the function that builds a variant; its signature lists the arguments that the name leaves open."""
 
-    def build(**arguments) -> ResNet:
+    def build(**arguments: Any) -> ResNet:
         replaces_strides = arguments.get("replace_stride_with_dilation") is not None
         defaults = settings if replaces_strides else settings | output_stride
         return ResNet(**(defaults | {"architecture": name} | arguments))

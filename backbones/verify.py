@@ -1,6 +1,7 @@
 """Measure the a-trous identity: dilated features sampled at the removed strides against the undilated ones."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ def randomise_norms(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def verify_dilation(
-    cfg: str | Mapping, size: tuple[int, int] = (97, 130), dtype: torch.dtype = torch.float32, **overrides
+    cfg: str | Mapping, size: tuple[int, int] = (97, 130), dtype: torch.dtype = torch.float32, **overrides: Any
 ) -> dict[str, float]:
     """Return the relative error max|a - b| / max|b| of every level of a backbone against the undilated network.
 

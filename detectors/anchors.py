@@ -21,8 +21,8 @@ def default_sizes(
     Args:
         feature_specs: levels that carry anchors.
         scale: size at level 0; a level has the size `scale * 2**level`, whatever its stride.
-        single_levels: a single level (C4, DC5) carries the sizes of all these levels on every cell, as in detectron2 and
-            the papers.
+        single_levels: a single level (C4, DC5) carries the sizes of all these levels on every cell, as in detectron2
+            and the papers.
         octaves: sizes per octave; 3 gives 1, 2**(1/3) and 2**(2/3) times the size (RetinaNet, section 4).
     """
     levels_per_map = [single_levels] if len(feature_specs) == 1 else [[spec.level] for spec in feature_specs]
@@ -57,7 +57,9 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
     ):
         names = [spec.name for spec in feature_specs]
         if len(sizes) != len(names):
-            raise InputError(f"anchor_sizes has {len(sizes)} entries, but anchors sit on {len(names)} levels ({', '.join(names)})")
+            raise InputError(
+                f"anchor_sizes has {len(sizes)} entries, but anchors sit on {len(names)} levels ({', '.join(names)})"
+            )
         counts = [len(level_sizes) for level_sizes in sizes]
         if len(set(counts)) != 1 or counts[0] == 0:
             raise InputError(f"anchor_sizes must have the same number of sizes on every level, got {counts}")
@@ -88,7 +90,7 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         return [feature.shape[-2] * feature.shape[-1] * count for feature, count in zip(feature_maps, per_cell)]
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Return the same anchors for every image: sum(H * W * A) x 4 xyxy float32, level by level in (H, W, A) order."""
+        """Return the same anchors for every image: sum(H W A) x 4 xyxy float32, level by level in (H, W, A) order."""
         device = feature_maps[0].device
         grid_sizes = tuple(tuple(feature.shape[-2:]) for feature in feature_maps)
         anchors = self._cache.pop((grid_sizes, device), None)

@@ -1,7 +1,7 @@
 """The part that all detectors share: images in, targets checked, results mapped back to the image.
 
-A label is a class index, 0 to num_classes - 1; inside a head labels may start at `label_offset`, because torchvision's RoI
-heads use 0 for the background. A size is (height, width).
+A label is a class index, 0 to num_classes - 1; inside a head labels may start at `label_offset`, because torchvision's
+RoI heads use 0 for the background. A size is (height, width).
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,8 +58,8 @@ class Detector(nn.Module):
 
     A subclass adds `neck` and defines `head_losses` and `head_detections`.
 
-    An image is padded with zeros at the right and the bottom to the largest of its batch. Its detections do not depend on
-    the other images while the padding stays the same. More padding changes features near the right and bottom border
+    An image is padded with zeros at the right and the bottom to the largest of its batch. Its detections do not depend
+    on the other images while the padding stays the same. More padding changes features near the right and bottom border
     (convolutions see the padding's response to the norms' biases) and adds anchors there.
 
     Args:
@@ -82,7 +82,9 @@ class Detector(nn.Module):
     def __init__(self, backbone: Config | Backbone, num_classes: int, load_weights: bool = True):
         super().__init__()
         if num_classes < 1:
-            raise InputError(f"num_classes is the number of foreground classes and must be at least 1, got {num_classes}")
+            raise InputError(
+                f"num_classes is the number of foreground classes and must be at least 1, got {num_classes}"
+            )
         self.num_classes = num_classes
         if isinstance(backbone, (str, Mapping)):
             backbone = build_backbone(resolve_backbone(backbone), load_weights=load_weights)
@@ -135,8 +137,8 @@ class Detector(nn.Module):
             output_sizes: sizes that results are mapped to, such as those before resizing; default: the images' own.
 
         Returns:
-            Per image, best first: "boxes" N x 4 float32 xyxy in pixels of the output size, "scores" N float32, "labels" N
-            int64 and, if the detector has them, "masks" N x H x W bool.
+            Per image, best first: "boxes" N x 4 float32 xyxy in pixels of the output size, "scores" N float32, "labels"
+            N int64 and, if the detector has them, "masks" N x H x W bool.
 
         Raises:
             ValueError: an image is not C x H x W.
@@ -163,7 +165,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def head_detections(self, features: dict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
-        """Return per image "boxes" in pixels of the padded batch, "scores", "labels" and maybe "masks" N x 1 x M x M."""
+        """Return per image "boxes" (pixels of the batch), "scores", "labels" and, if any, "masks" N x 1 x M x M."""
         raise NotImplementedError
 
     def preprocess(self, images: Sequence[Tensor]) -> ImageList:
@@ -186,10 +188,14 @@ class Detector(nn.Module):
     def prepare_targets(self, targets: Sequence[Mapping[str, Tensor]], images: ImageList) -> list[dict[str, Tensor]]:
         """Check targets, and return them with float32 boxes and the labels that the heads use."""
         if len(targets) != len(images.image_sizes):
-            raise ValueError(f"expected one target per image, got {len(targets)} for {len(images.image_sizes)} image(s)")
+            raise ValueError(
+                f"expected one target per image, got {len(targets)} for {len(images.image_sizes)} image(s)"
+            )
         boxes, labels = torch.cat([t["boxes"] for t in targets]).float(), torch.cat([t["labels"] for t in targets])
         if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(labels):
-            raise ValueError(f"targets need N x 4 boxes and N labels, got {tuple(boxes.shape)} and {tuple(labels.shape)}")
+            raise ValueError(
+                f"targets need N x 4 boxes and N labels, got {tuple(boxes.shape)} and {tuple(labels.shape)}"
+            )
         if not ((boxes[:, 2:] > boxes[:, :2]).all() & (labels >= 0).all() & (labels < self.num_classes).all()):
             raise ValueError(f"a target has a box without area or a label outside 0 to {self.num_classes - 1}")
         return [dict(t, boxes=t["boxes"].float(), labels=t["labels"] + self.label_offset) for t in targets]

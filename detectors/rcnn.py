@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) and Mask R-CNN (He et al. 2017, arXiv:1703.06870), composed of parts.
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) and Mask R-CNN (He et al. 2017, arXiv:1703.06870) from parts.
 
 The config decides the form: FPN (a pyramid; RoIs are pooled from the level that their size names), DC5 (neck "identity"
 on one dilated C5), or C4 (neck "identity" on C4 and `roi_heads=dict(type="stage", stage="c5")`).
@@ -48,8 +48,8 @@ class FasterRCNN(Detector):
         roi_heads: RoI heads, built on the levels of `roi_features` and called as torchvision's RoIHeads:
             (features, proposals, image sizes, targets) -> (detections, losses). See StandardRoIHeads and StageRoIHeads.
             If the config has a `stage`, the detector takes that stage from the backbone.
-        roi_features: names of the neck's levels that RoIs are pooled from. Default: all but those that the neck adds above
-            the backbone's deepest level (P6), which only the RPN uses (FPN paper, section 4.2).
+        roi_features: names of the neck's levels that RoIs are pooled from. Default: all but those that the neck adds
+            above the backbone's deepest level (P6), which only the RPN uses (FPN paper, section 4.2).
         load_weights: False builds the backbone for its weights without reading them, because a checkpoint follows.
 
     Raises:
@@ -79,7 +79,8 @@ class FasterRCNN(Detector):
             self._check_stage_input()
         self.rpn = build_proposal_generator(rpn, self.neck.feature_specs)
         self.roi_heads = build_roi_heads(roi_heads, self.roi_specs, num_classes, **arguments)
-        if "segm" in self.tasks and not self.roi_heads.has_mask():
+        has_mask = getattr(self.roi_heads, "has_mask", None)
+        if "segm" in self.tasks and not (has_mask and has_mask()):
             raise InputError(f"mask_rcnn needs RoI heads with masks, got {type(self.roi_heads).__name__} without")
         convert_to_winograd_(self)
 
@@ -105,8 +106,8 @@ class FasterRCNN(Detector):
             pooled = ", ".join(f"{spec.name} with {spec.channels} channels" for spec in self.roi_specs) or "no level"
             expected = f"{levels[-1].name} with {levels[-1].channels} channels" if levels else "the level before it"
             raise InputError(
-                f"the stage of the RoI heads continues {expected}, but RoIs are pooled from {pooled}; use neck='identity' "
-                "and out_features with the stage and the level before it, such as ('c4', 'c5')"
+                f"the stage of the RoI heads continues {expected}, but RoIs are pooled from {pooled}; use "
+                "neck='identity' and out_features with the stage and the level before it, such as ('c4', 'c5')"
             )
 
     def head_losses(

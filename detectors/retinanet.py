@@ -1,7 +1,7 @@
 """RetinaNet (Lin et al. 2017, arXiv:1708.02002): one stage and focal loss, on a pyramid or on one projected level.
 
-The heads, their losses and the selection of detections are torchvision's; geometry comes from `anchors.py` and boxes stay
-float32. Labels are the same inside and outside the heads, because there is no background class.
+The heads, their losses and the selection of detections are torchvision's; geometry comes from `anchors.py` and boxes
+stay float32. Labels are the same inside and outside the heads, because there is no background class.
 """
 
 from collections.abc import Sequence
@@ -36,16 +36,16 @@ class Float32RetinaNetHead(RetinaNetHead):
 class RetinaNet(Detector):
     """One-stage detector; see `Detector` for inputs and outputs.
 
-    The paper's pyramid is P3 to P7: `out_features=("c3", "c4", "c5")` in the backbone, `extra_levels="conv_on_input"` in
-    the neck.
+    The paper's pyramid is P3 to P7: `out_features=("c3", "c4", "c5")` in the backbone, `extra_levels="conv_on_input"`
+    in the neck.
 
     Args:
         backbone: config, or a built backbone.
         neck: config, or a built neck.
         num_classes: number of foreground classes.
         load_weights: False builds the backbone for its weights without reading them, because a checkpoint follows.
-        anchor_sizes: pixels, one sequence per level. Default: `anchor_scale * 2**level` in `anchor_octaves` steps; a single
-            level carries those of the levels 3 to 7.
+        anchor_sizes: pixels, one sequence per level. Default: `anchor_scale * 2**level` in `anchor_octaves` steps; a
+            single level carries those of the levels 3 to 7.
         anchor_scale: 4 gives 32 px on P3 ... 512 px on P7 (the paper).
         anchor_octaves: sizes per octave on every level.
         aspect_ratios, round_anchors: see AnchorGenerator.

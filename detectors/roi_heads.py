@@ -4,6 +4,7 @@ A proposal is a box of the RPN, an RoI a proposal that is sampled or scored; log
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
@@ -113,7 +114,7 @@ class StandardRoIHeads(BoxRoIHeads):
         mask_pool_size: int = 14,
         mask_channels: Sequence[int] = (256, 256, 256, 256),
         mask_dim: int = 256,
-        **options,
+        **options: Any,
     ):
         channels = shared_channels(feature_specs)
         norm_layer = None if norm is None else norm_constructor(norm)

@@ -16,9 +16,9 @@ CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # FPN paper (arXiv:1612.03144), equati
 class RoIPooler(MultiScaleRoIAlign):
     """RoIAlign over levels chosen by `FeatureSpec.level`, with scale 1 / stride.
 
-    The level is floor(4 + log2(sqrt(area) / 224) + 1e-6), clamped to the levels present; an absent level (strides 4, 16,
-    32) goes to the next finer one. torchvision infers scales from the first batch and counts positions, which gives large
-    RoIs all-zero features if a level is skipped.
+    The level is floor(4 + log2(sqrt(area) / 224) + 1e-6), clamped to the levels present; an absent level (strides 4,
+    16, 32) goes to the next finer one. torchvision infers scales from the first batch and counts positions, which gives
+    large RoIs all-zero features if a level is skipped.
 
     Args:
         feature_specs: the levels to pool from.

@@ -1,4 +1,4 @@
-"""The region proposal network of Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), torchvision's, on declared geometry."""
+"""torchvision's region proposal network (Ren et al. 2015, arXiv:1506.01497) on declared geometry."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ class RPN(RegionProposalNetwork):
 
     Args:
         feature_specs: the neck's; all levels carry anchors.
-        anchor_sizes: pixels, one sequence per level. Default: `anchor_scale * 2**level`; a single level carries those of
-            the levels 2 to 6.
+        anchor_sizes: pixels, one sequence per level. Default: `anchor_scale * 2**level`; a single level carries those
+            of the levels 2 to 6.
         anchor_scale: 8 gives 32 px on P2 ... 512 px on P6 (FPN paper).
         aspect_ratios, round_anchors: see AnchorGenerator.
         conv_depth: number of 3x3 convolutions in the head.

@@ -1,11 +1,13 @@
-"""RoI heads of the C4 form: the backbone's deepest stage runs on every RoI (ResNet paper, arXiv:1512.03385, appendix A)."""
+"""RoI heads of the C4 form, on the backbone's deepest stage (ResNet paper, arXiv:1512.03385, appendix A)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 
+from ..backbones.blocks import Stage
 from ..errors import InputError
 from ..registry import ROI_HEADS
 from ..specs import FeatureSpec
@@ -37,14 +39,14 @@ class StageRoIHeads(BoxRoIHeads):
         self,
         feature_specs: Sequence[FeatureSpec],
         num_classes: int,
-        stage: nn.Module | str,
+        stage: Stage | str,
         *,
         masks: bool = False,
         pool_size: int = 14,
         sampling_ratio: int = 2,
         aligned: bool = True,
         mask_dim: int = 256,
-        **options,
+        **options: Any,
     ):
         if isinstance(stage, str):
             raise InputError(f"stage must be a module, got {stage!r}; name a stage only in the config of a detector")
@@ -70,11 +72,15 @@ class StageRoIHeads(BoxRoIHeads):
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Return (detections, {}) in evaluation mode and ([], losses) in training mode, as torchvision's RoIHeads."""
-        if self.training:
-            return [], self._losses(features, proposals, image_shapes, targets)
-        return self._detections(features, proposals, image_shapes), {}
+        if not self.training:
+            return self._detections(features, proposals, image_shapes), {}
+        if targets is None:
+            raise ValueError("targets are required in training mode")
+        return [], self._losses(features, proposals, image_shapes, targets)
 
-    def _run_stage(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+    def _run_stage(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
         """Return the stage's output of every box: K x C x S x S."""
         return self.stage(self.box_roi_pool(features, boxes, image_shapes))
 
@@ -83,7 +89,7 @@ class StageRoIHeads(BoxRoIHeads):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None,
+        targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         rois, matched_indices, labels, regression_targets = self.select_training_samples(proposals, targets)
         roi_features = self._run_stage(features, rois, image_shapes)

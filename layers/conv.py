@@ -9,22 +9,32 @@ class DeformConv2d(nn.Conv2d):
     """Modulated deformable convolution (Zhu et al. 2018, arXiv:1811.11168); offsets and masks are predicted from x.
 
     `conv_offset` (mmcv's name) starts at zero: no offset, and every sample has the weight 0.5. Arguments are those of
-    `nn.Conv2d`.
+    `nn.Conv2d`, for square kernels.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.num_samples = self.kernel_size[0] * self.kernel_size[1]
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.num_samples = kernel_size**2
         self.conv_offset = nn.Conv2d(
-            self.in_channels,
+            in_channels,
             3 * self.num_samples,  # x offset, y offset and mask per sample
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
         )
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         offset, mask = self.conv_offset(input).split((2 * self.num_samples, self.num_samples), dim=1)

@@ -1,6 +1,8 @@
 """Fold a norm with constant statistics into the convolution before it, at run time and with gradients."""
 
 import weakref
+from types import TracebackType
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +11,29 @@ from torchvision.ops import FrozenBatchNorm2d
 from .norm import BATCH_NORMS, BatchNormEval2d
 
 
-def can_fold(norm: nn.Module) -> bool:
+class AffineNorm(Protocol):
+    """A norm layer with statistics and affine values."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+
+
+def can_fold(norm: nn.Module) -> TypeGuard[AffineNorm]:
     """Return whether `norm` is an affine map with constants now: frozen, or a batch norm in evaluation mode.
 
     Subclasses are not folded: they may do more, as timm's batch norm with an activation does.
     """
     if type(norm) is FrozenBatchNorm2d:
         return True
-    if type(norm) not in (BatchNormEval2d, *BATCH_NORMS):
+    if not isinstance(norm, BATCH_NORMS) or type(norm) not in (BatchNormEval2d, *BATCH_NORMS):
         return False
     return not norm.training and norm.track_running_stats and norm.affine
 
 
-def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def fold_norm(conv: nn.Conv2d, norm: AffineNorm) -> tuple[Tensor, Tensor]:
     """Return (weight, bias) of the one convolution that equals `norm(conv(x))`, differentiable in all parameters.
 
     The product is computed in float32 or better and returned in the dtype of the convolution's weight, so that neither
@@ -47,7 +59,7 @@ class RefoldInBackward:
         weight: the folded weight that the convolution inside the context uses.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module, weight: Tensor):
+    def __init__(self, conv: nn.Conv2d, norm: AffineNorm, weight: Tensor):
         self.conv, self.norm = conv, norm
         self.weight = weakref.ref(weight)
         self.versions = self._parameter_versions()
@@ -75,21 +87,24 @@ class RefoldInBackward:
         except RuntimeError:  # torch.func does not allow saved-tensor hooks; autograd keeps the folded weight there
             self.hooks = None
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self.hooks is not None:
-            self.hooks.__exit__(*exception)
+            self.hooks.__exit__(kind, error, traceback)
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """Compute `norm(conv(x))`, as one convolution if the norm can be folded.
 
     Args:
         x: N x C x H x W.
-        conv: a convolution; subclasses of `nn.Conv2d` take part through their `_conv_forward(x, weight, bias)`.
+        conv: an `nn.Conv2d`; subclasses take part through their `_conv_forward(x, weight, bias)`.
         norm: the norm layer behind it.
     """
     if not can_fold(norm):
         return norm(conv(x))
+    assert isinstance(conv, nn.Conv2d)
     weight, bias = fold_norm(conv, norm)
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
         return conv._conv_forward(x, weight, bias)

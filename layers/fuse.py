@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,13 +17,15 @@ from .winograd_conv import WinogradConv2d, supports_winograd
 WINOGRAD_CONVS = (nn.Conv2d, WinogradConv2d)
 FOLDABLE_CONVS = (*WINOGRAD_CONVS, DeformConv2d)
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def fuse_for_inference(model: nn.Module) -> nn.Module:
+
+def fuse_for_inference(model: Model) -> Model:
     """Return a copy of a backbone, neck or detector for deployment: evaluation mode, no gradients, norms baked in.
 
     A batch or frozen norm is baked into the convolution before it if both are neighbours in an `nn.Sequential`, or if
-    their parent lists them in `conv_norm_pairs`. Other norms stay, such as group norms and those inside timm's networks.
-    The copy's state dict has biases in place of the baked norms.
+    their parent lists them in `conv_norm_pairs`. Other norms stay, such as group norms and those inside timm's
+    networks. The copy's state dict has biases in place of the baked norms.
 
     On the CPU in float32, wide 3x3 convolutions run in Winograd's form (`winograd.py`) with weights transformed ahead,
     which take four times the memory. Stages at stride 32 are skipped: 1 to 2 % of ResNet-50's time is not worth more
@@ -47,7 +50,7 @@ def _conv_norm_pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
 def _bake_norm(parent: nn.Module, conv_name: str, norm_name: str) -> None:
     """Replace the norm by an identity and give the convolution the folded weight and bias."""
     conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
-    if type(conv) not in FOLDABLE_CONVS or not can_fold(norm):
+    if not isinstance(conv, nn.Conv2d) or type(conv) not in FOLDABLE_CONVS or not can_fold(norm):
         return
     weight, bias = fold_norm(conv, norm)
     conv.weight = nn.Parameter(weight, requires_grad=False)
@@ -64,7 +67,9 @@ def _bake_winograd(model: nn.Module) -> None:
             skipped.update(module.modules())
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if child in skipped or type(child) not in WINOGRAD_CONVS or not supports_winograd(child):
+            if child in skipped or not isinstance(child, nn.Conv2d):
+                continue
+            if type(child) not in WINOGRAD_CONVS or not supports_winograd(child):
                 continue
             if child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
                 setattr(module, name, WinogradConv2d(child).precompute())

@@ -1,11 +1,13 @@
 """Norm layers by name, the default norm of a backbone, and conversion of built models.
 
 Statistics are the running mean and variance, affine values are weight and bias. "frozen" fixes both as constants,
-"batch_eval" fixes the statistics and trains the affine values, "batch" and "sync" train both, "group" has no statistics.
+"batch_eval" fixes the statistics and trains the affine values, "batch" and "sync" train both. "group" does not have
+statistics.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -19,7 +21,7 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 class BatchNormEval2d(nn.BatchNorm2d):
     """Batch norm with fixed statistics and trained affine values (`norm_eval=True` of mmdetection)."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.eval()
 
@@ -69,7 +71,9 @@ def resolve_norm(norm: str | Norm | None, weights: str | None, freeze: int, eps:
         norm = "frozen" if weights else "batch"
     if not weights and (norm == "frozen" or freeze > 0):
         setting = "norm='frozen'" if norm == "frozen" else f"freeze={freeze}"
-        raise InputError(f"{setting} without weights would fix random layers; give weights, or norm='batch' and freeze=0")
+        raise InputError(
+            f"{setting} without weights would fix random layers; give weights, or norm='batch' and freeze=0"
+        )
     if callable(norm):
         return norm
     return partial(norm_constructor(norm), eps=eps)
@@ -93,7 +97,9 @@ def convert_norm(module: nn.Module, to: str) -> nn.Module:
     if isinstance(module, (FrozenBatchNorm2d, *BATCH_NORMS)):
         if type(module) is NORMS[to]:
             return module
-        new = NORMS[to](len(module.running_mean), eps=module.eps).to(module.running_mean)
+        mean = module.running_mean
+        assert mean is not None, "a norm without running statistics cannot be converted"
+        new = NORMS[to](len(mean), eps=module.eps).to(mean)
         expected = new.state_dict()
         new.load_state_dict({key: value for key, value in module.state_dict().items() if key in expected}, strict=False)
         return new.train(module.training)

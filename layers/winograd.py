@@ -5,8 +5,9 @@ Fast Algorithms for Convolutional Neural Networks, Lavin and Gray 2015 (arXiv:15
 splits each axis into `dilation` phases and works on every phase alike. PyTorch requests only direct convolutions from
 oneDNN (oneDNN pull request 3139).
 
-The interpolation points decide the rounding error (Barabasz et al. 2018, arXiv:1803.10986). The usual points 0, +-1, +-2
-give a maximum error four times that of the points used here, which is about that of oneDNN's channels_last convolution.
+The interpolation points decide the rounding error (Barabasz et al. 2018, arXiv:1803.10986). The usual points 0, +-1,
++-2 give a maximum error four times that of the points used here, which is about that of oneDNN's channels_last
+convolution.
 
 Both gradients have the same form. The gradient of the input is a convolution with the rotated kernel. The gradient of
 the weights is the adjoint, G^T [sum over tiles of (A e A^T) * (B^T d B)] G for the gradient e of an output tile.
@@ -16,6 +17,7 @@ suffixes y and x are rows and columns.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +145,9 @@ def winograd_conv2d(x: Tensor, transformed_weight: Tensor, bias: Tensor | None, 
         product = torch.bmm(grid.transform_input(x, images, rows), transformed_weight)
         block = out[images, rows]  # n ty iy py tx ix px c
         n, ty, _, py, tx, _, px, _ = block.shape
-        cells = (OUTPUT_TRANSFORM @ product.view(IN_CELLS, -1)).view(OUT_TILE, OUT_TILE, n, ty, py, tx, px, out_channels)
+        cells = (OUTPUT_TRANSFORM @ product.view(IN_CELLS, -1)).view(
+            OUT_TILE, OUT_TILE, n, ty, py, tx, px, out_channels
+        )
         torch.add(cells.permute(2, 3, 0, 4, 5, 1, 6, 7), 0 if bias is None else bias, out=block)
     if padded.shape[2:] == x.shape[2:]:
         return padded
@@ -171,12 +175,12 @@ class WinogradFunction(torch.autograd.Function):
         return winograd_conv2d(x, transform_weight(weight), bias, dilation)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         x, weight, _, ctx.dilation = inputs
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # second derivatives need a differentiable backward pass
             return *_direct_backward(gradient, x, weight, ctx.dilation, ctx.needs_input_grad[:3]), None

@@ -1,5 +1,7 @@
 """Convolution modules that run in Winograd's form where that is faster than PyTorch's direct convolution."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,8 +60,9 @@ class WinogradConv2d(nn.Conv2d):
     transformed_weight: Tensor | None
 
     def __init__(self, conv: nn.Conv2d):
+        dilation = conv.dilation[0]
         with torch.device("meta"):
-            super().__init__(conv.in_channels, conv.out_channels, 3, padding=conv.padding, dilation=conv.dilation)
+            super().__init__(conv.in_channels, conv.out_channels, 3, padding=dilation, dilation=dilation)
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
         self.register_buffer("transformed_weight", None, persistent=False)
@@ -69,7 +72,7 @@ class WinogradConv2d(nn.Conv2d):
         self.transformed_weight = transform_weight(self.weight.detach().double()).float().contiguous()
         return self
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         if self.transformed_weight is not None:
             self.precompute()

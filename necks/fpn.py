@@ -1,7 +1,7 @@
 """Feature Pyramid Network, Lin et al. 2017 (arXiv:1612.03144), on any list of declared levels.
 
-Lateral convolutions are 1x1 on the input levels; the top-down path sums them from the deepest to the finest level; output
-convolutions are 3x3 on these sums. State-dict keys are torchvision's.
+Lateral convolutions are 1x1 on the input levels; the top-down path sums them from the deepest to the finest level;
+output convolutions are 3x3 on these sums. State-dict keys are torchvision's.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ FUSE_SCALES = {"sum": 1.0, "avg": 0.5}
 class FPN(Neck):
     """Lateral 1x1 convolutions, nearest-neighbour top-down path, 3x3 output convolutions, then the extra levels.
 
-    The top-down path resizes to the size of the finer map, so repeated strides (4, 8, 8, 8), skipped strides (4, 16, 32)
-    and image sides that are not multiples of the strides all work.
+    The top-down path resizes to the size of the finer map, so repeated strides (4, 8, 8, 8), skipped strides (4, 16,
+    32) and image sides that are not multiples of the strides all work.
 
     Args:
         feature_specs: the backbone's, shallow to deep.

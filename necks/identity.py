@@ -27,7 +27,9 @@ class Identity(Neck):
         known = [spec.name for spec in feature_specs]
         for name in in_features or ():
             if name not in known:
-                raise InputError(f"in_features: the backbone does not return {name!r}; {did_you_mean(str(name), known)}")
+                raise InputError(
+                    f"in_features: the backbone does not return {name!r}; {did_you_mean(str(name), known)}"
+                )
         self.feature_specs = tuple(spec for spec in feature_specs if in_features is None or spec.name in in_features)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

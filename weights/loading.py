@@ -29,7 +29,11 @@ def load_state(
     Raises:
         InputError: keys are missing, unexpected, of another shape or not finite; the message lists them.
     """
-    state = {key: value for key, value in state.items() if not key.startswith(drop_prefixes)} if drop_prefixes else dict(state)
+    state = (
+        {key: value for key, value in state.items() if not key.startswith(drop_prefixes)}
+        if drop_prefixes
+        else dict(state)
+    )
     expected = module.state_dict()
     problems = []
     for key, value in expected.items():

@@ -17,8 +17,8 @@ def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
     """Return the state dict of a source.
 
     Args:
-        source: `torchvision:IMAGENET1K_V1`, downloaded once with torchvision's own hash check into torch's hub cache, or
-            the path of a file, see `read_file`.
+        source: `torchvision:IMAGENET1K_V1`, downloaded once with torchvision's own hash check into torch's hub cache,
+            or the path of a file, see `read_file`.
         architecture: torchvision's name of the network, such as "resnet50".
 
     Raises:
@@ -36,7 +36,9 @@ def _read_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
     except ValueError:
         raise InputError(f"weights='torchvision:{name}': torchvision has no {architecture}") from None
     if name not in enum.__members__:
-        raise InputError(f"torchvision has no weights {name!r} for {architecture}; {did_you_mean(name, enum.__members__)}")
+        raise InputError(
+            f"torchvision has no weights {name!r} for {architecture}; {did_you_mean(name, enum.__members__)}"
+        )
     weights = enum[name]
     target = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
     try:

@@ -4,8 +4,9 @@
     detector = build_detector(TORCHVISION_CONFIGS["maskrcnn_resnet50_fpn"])
     detector.load_state_dict(convert_torchvision_detector(state), strict=False)
 
-Their classes are COCO's 91 category ids as labels: row 0 is the background (RoI heads) or unused (RetinaNet), and eleven
-ids have no category. The COCO_V1 weights of the forms without "_v2" were trained with frozen norms of `norm_eps=0.0`.
+Their classes are COCO's 91 category ids as labels: row 0 is the background (RoI heads) or unused (RetinaNet), and
+eleven ids have no category. The COCO_V1 weights of the forms without "_v2" were trained with frozen norms of
+`norm_eps=0.0`.
 """
 
 import re
@@ -53,7 +54,9 @@ def is_torchvision_detector(state: Mapping) -> bool:
     return all(any(key.startswith(prefix) for key in state) for prefix in ("backbone.body.", "backbone.fpn."))
 
 
-def convert_torchvision_detector(state: Mapping[str, Tensor], class_names: Sequence[str] | None = None) -> dict[str, Tensor]:
+def convert_torchvision_detector(
+    state: Mapping[str, Tensor], class_names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
     """Return a torchvision detection state dict under the keys of this package's detectors.
 
     torchvision's heads rename older keys of their own when they load.
