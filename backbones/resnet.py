@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, did_you_mean
+from ..layers.conv import DeformConv2d
 from ..layers.fold import conv_norm
 from ..layers.norm import Norm, resolve_norm
 from ..layers.winograd_conv import convert_to_winograd_
@@ -90,74 +91,71 @@ class ResNet(Backbone):
         load_weights: bool = True,
     ):
         super().__init__(in_channels)
-        _check_stem(stem)
-        if norm is not None and norm_layer is not None:
-            raise InputError("give norm or norm_layer (torchvision's name of a callable norm), not both")
-        bottleneck = issubclass(block, Bottleneck)
-        layout = Layout(tuple(layers), tuple(planes), bottleneck, stem, stride_in_1x1, avg_down)
-        names = layout.stage_names
-        out_features = names if out_features is None else tuple(out_features)
-        _check_levels("out_features", out_features, ("c1", *names))
-        _check_levels("deform_stages", deform_stages, names)
-        _check_levels("checkpoint_stages", checkpoint_stages, names)
+        layout = Layout(tuple(layers), tuple(planes), issubclass(block, Bottleneck), stem, stride_in_1x1, avg_down)
+        out_features = layout.stage_names if out_features is None else tuple(out_features)
+        _check_levels("out_features", out_features, ("c1", *layout.stage_names))
+        _check_levels("deform_stages", deform_stages, layout.stage_names)
+        _check_levels("checkpoint_stages", checkpoint_stages, layout.stage_names)
         _check_depth(layout, out_features, multi_grid, num_classes)
-        block_options = _block_options(bottleneck, groups, width_per_group, stride_in_1x1)
+        make_norm = resolve_norm(_one_norm(norm, norm_layer), weights, freeze, norm_eps)
+        shortcut: Shortcut = PadShortcut if pad_shortcut else PoolShortcut if avg_down else ConvShortcut
+        block_options = _block_options(layout, groups, width_per_group)
 
         dilated = dilated_stages(layout, output_stride, replace_stride_with_dilation)
         check_convention(layout, dilation_convention, dilated)
-        plans = plan_stages(layout, dilated, dilation_convention, multi_grid)
-        exact_plans = plan_stages(layout, dilated, "exact", multi_grid)
-        num_stages = max(("c1", *names).index(name) for name in out_features)
+        num_stages = max(("c1", *layout.stage_names).index(name) for name in out_features)
+        if num_stages < len(layout.layers):
+            multi_grid = None  # it applies to the deepest stage, which is not built
+        plans = plan_stages(layout, dilated, dilation_convention, multi_grid)[:num_stages]
+        exact_plans = plan_stages(layout, dilated, "exact", multi_grid)[:num_stages]
 
-        make_norm = resolve_norm(norm if norm_layer is None else norm_layer, weights, freeze, norm_eps)
-        shortcut: Shortcut = PadShortcut if pad_shortcut else PoolShortcut if avg_down else ConvShortcut
         channels = planes[0]
         self.conv1 = stem_conv(stem, in_channels, channels, make_norm)
         self.bn1 = make_norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, padding=1)
         self._stem_spec = FeatureSpec("c1", 1, channels, STEM_STRIDES[stem][0])
-        for plan in plans[:num_stages]:
+        for plan in plans:
+            name = plan.spec.name
             blocks = []
             for block_plan in plan.blocks:
                 # dilation removes the stride of a stage's first block, but its channels still change
-                needs_shortcut = block_plan.stride > 1 or channels != plan.spec.channels
+                projects = block_plan.stride > 1 or channels != plan.spec.channels
+                block_shortcut = shortcut if projects else None
+                deformable = name in deform_stages
                 blocks.append(
-                    block(
-                        channels,
-                        plan.planes,
-                        block_plan,
-                        make_norm,
-                        shortcut if needs_shortcut else None,
-                        deformable=plan.spec.name in deform_stages,
-                        **block_options,
-                    )
+                    block(channels, plan.planes, block_plan, make_norm, block_shortcut, deformable, **block_options)
                 )
                 channels = plan.spec.channels
-            stage = Stage(blocks, plan.spec, checkpointed=plan.spec.name in checkpoint_stages)
-            self.add_module(STAGE_KEYS[plan.spec.name], stage)
+            self.add_module(STAGE_KEYS[name], Stage(blocks, plan.spec, checkpointed=name in checkpoint_stages))
         if num_classes is not None:
             self.fc = nn.Linear(channels, num_classes)
 
         self._out_features = frozenset(out_features)
+        self.inexact_reasons = self._find_inexact_reasons(plans != exact_plans, dilation_convention, multi_grid)
         self.undilated_kwargs = {
             "output_stride": None,
             "replace_stride_with_dilation": (False,) * len(dilated),
             "multi_grid": None,
         }
-        reasons = {
-            f"dilation_convention={dilation_convention}": plans[:num_stages] != exact_plans[:num_stages],
-            "multi_grid": multi_grid is not None and set(multi_grid) != {1} and num_stages == len(names),
-            "deformable stages": any(name in deform_stages for name in names[:num_stages]),
-            "group norm": any(isinstance(module, nn.GroupNorm) for module in self.modules()),
-        }
-        self.inexact_reasons = tuple(sorted(reason for reason, applies in reasons.items() if applies))
         self._initialise(zero_init_residual)
         self.to(memory_format=torch.channels_last)
         convert_to_winograd_(self)
         if weights and load_weights:
             self._load(read_weights(weights, architecture), in_channels, weights)
         self.freeze(freeze)
+
+    def _find_inexact_reasons(
+        self, other_dilations: bool, convention: str, multi_grid: Sequence[int] | None
+    ) -> tuple[str, ...]:
+        modules = list(self.modules())
+        reasons = {
+            "deformable stages": any(isinstance(module, DeformConv2d) for module in modules),
+            f"dilation_convention={convention}": other_dilations,
+            "group norm": any(isinstance(module, nn.GroupNorm) for module in modules),
+            "multi_grid": multi_grid is not None and set(multi_grid) != {1},
+        }
+        return tuple(reason for reason, applies in reasons.items() if applies)
 
     def _initialise(self, zero_init_residual: bool) -> None:
         for name, module in self.named_modules():
@@ -259,11 +257,6 @@ class ResNet(Backbone):
         return stage
 
 
-def _check_stem(stem: str) -> None:
-    if stem not in STEM_STRIDES:
-        raise InputError(f"unknown stem {stem!r}; {did_you_mean(str(stem), STEM_STRIDES)}")
-
-
 def _check_levels(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
@@ -285,11 +278,17 @@ def _check_depth(
         raise InputError(f"num_classes needs {deepest} in out_features, got {tuple(out_features)}")
 
 
-def _block_options(bottleneck: bool, groups: int, width_per_group: int, stride_in_1x1: bool) -> dict[str, Any]:
+def _one_norm(norm: str | Norm | None, norm_layer: Norm | None) -> str | Norm | None:
+    if norm is not None and norm_layer is not None:
+        raise InputError("give norm or norm_layer (torchvision's name of a callable norm), not both")
+    return norm if norm_layer is None else norm_layer
+
+
+def _block_options(layout: Layout, groups: int, width_per_group: int) -> dict[str, Any]:
     """Return the constructor arguments that only a Bottleneck has; raise InputError if a BasicBlock is given one."""
-    if bottleneck:
-        return {"groups": groups, "width_per_group": width_per_group, "stride_in_1x1": stride_in_1x1}
-    if groups != 1 or width_per_group != 64 or stride_in_1x1:
+    if layout.bottleneck:
+        return {"groups": groups, "width_per_group": width_per_group, "stride_in_1x1": layout.stride_in_1x1}
+    if groups != 1 or width_per_group != 64 or layout.stride_in_1x1:
         raise InputError(
             "groups, width_per_group and stride_in_1x1 need Bottleneck blocks; ResNet-18 and 34 have BasicBlocks"
         )

@@ -40,6 +40,9 @@ class Layout:
         stem: "conv7", "deep" or "cifar".
         stride_in_1x1: the first 1x1 of a Bottleneck carries the stride.
         avg_down: shortcuts average-pool before their convolution.
+
+    Raises:
+        InputError: the stem is unknown.
     """
 
     layers: tuple[int, ...]
@@ -48,6 +51,10 @@ class Layout:
     stem: str = "conv7"
     stride_in_1x1: bool = False
     avg_down: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stem not in STEM_STRIDES:
+            raise InputError(f"unknown stem {self.stem!r}; {did_you_mean(str(self.stem), STEM_STRIDES)}")
 
     @property
     def expansion(self) -> int:
