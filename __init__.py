@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from .layers.fuse import fuse_for_inference as fuse_for_inference
     from .layers.norm import convert_norm as convert_norm
     from .necks.base import Neck as Neck
-    from .registry import BACKBONES as BACKBONES
-    from .registry import DETECTORS as DETECTORS
-    from .registry import NECKS as NECKS
-    from .registry import PROPOSAL_GENERATORS as PROPOSAL_GENERATORS
-    from .registry import ROI_HEADS as ROI_HEADS
-    from .registry import TASKS as TASKS
-    from .registry import build_backbone as build_backbone
-    from .registry import build_detector as build_detector
-    from .registry import build_neck as build_neck
-    from .registry import list_backbones as list_backbones
-    from .registry import list_detectors as list_detectors
-    from .registry import list_necks as list_necks
+    from .registry import (
+        BACKBONES as BACKBONES,
+        DETECTORS as DETECTORS,
+        NECKS as NECKS,
+        PROPOSAL_GENERATORS as PROPOSAL_GENERATORS,
+        ROI_HEADS as ROI_HEADS,
+        TASKS as TASKS,
+        build_backbone as build_backbone,
+        build_detector as build_detector,
+        build_neck as build_neck,
+        list_backbones as list_backbones,
+        list_detectors as list_detectors,
+        list_necks as list_necks,
+    )
     from .specs import FeatureSpec as FeatureSpec
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmengine.registry import Registry
 
@@ -21,8 +21,6 @@ from .errors import InputError, did_you_mean
 from .specs import FeatureSpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from .backbones.base import Backbone
     from .detectors.base import Detector
     from .necks.base import Neck
@@ -42,27 +40,15 @@ TASKS = _registry("task", "engine.detection")
 Config = str | Mapping[str, Any]
 
 
-class NamePrefix(NamedTuple):
-    """A family of names, such as "timm:<model>".
-
-    Attributes:
-        factory: builds a member; its first argument is the name behind the prefix.
-        list_names: shell pattern -> names behind the prefix.
-    """
-
-    factory: Callable[..., Any]
-    list_names: Callable[[str], list[str]]
-
-
-_prefixes: dict[tuple[str, str], NamePrefix] = {}
+_prefixes: dict[tuple[str, str], tuple[Callable[..., Any], Callable[[str], list[str]]]] = {}
 _entry_points_loaded: set[str] = set()
 
 
 def register_prefix(
     registry: Registry, prefix: str, factory: Callable[..., Any], list_names: Callable[[str], list[str]]
 ) -> None:
-    """Let "<prefix>:<name>" stand for `factory(name, ...)` in a registry."""
-    _prefixes[registry.name, prefix] = NamePrefix(factory, list_names)
+    """Let "<prefix>:<name>" stand for `factory(name, ...)`; `list_names` lists the names that match a shell pattern."""
+    _prefixes[registry.name, prefix] = (factory, list_names)
 
 
 def import_modules(names: str | Sequence[str]) -> None:
@@ -103,7 +89,7 @@ def lookup(registry: Registry, name: str) -> Callable[..., Any]:
     _load_members(registry)
     prefix, colon, rest = str(name).partition(":")
     if colon and (registry.name, prefix) in _prefixes:
-        return functools.partial(_prefixes[registry.name, prefix].factory, rest)
+        return functools.partial(_prefixes[registry.name, prefix][0], rest)
     if name not in registry.module_dict:
         raise InputError(f"unknown {registry.name} {name!r}; {did_you_mean(str(name), registry.module_dict)}")
     return registry.module_dict[name]
@@ -144,8 +130,12 @@ def check_arguments(factory: Callable[..., Any], names: Iterable[str], where: st
             raise InputError(f"{where} has no argument {name!r}; {did_you_mean(name, accepted)}")
 
 
-def _build(registry: Registry, cfg: Any, **arguments: Any) -> Any:
-    """Build a part from its name or config; anything else is taken as the built part and returned."""
+def build(registry: Registry, cfg: Any, **arguments: Any) -> Any:
+    """Build a part from its name or config; anything else is taken as the built part and returned.
+
+    Raises:
+        InputError: a name or argument is unknown, or an argument is missing.
+    """
     if not isinstance(cfg, (str, Mapping)):
         return cfg
     arguments = ({"type": cfg} if isinstance(cfg, str) else dict(cfg)) | arguments
@@ -176,36 +166,24 @@ def build_backbone(cfg: "Config | Backbone", *, load_weights: bool = True, **ove
         name = cfg if isinstance(cfg, str) else cfg.get("type", "")
         if accepts(lookup(BACKBONES, name), "load_weights"):
             overrides["load_weights"] = False
-    return _build(BACKBONES, cfg, **overrides)
+    return build(BACKBONES, cfg, **overrides)
 
 
 def build_neck(cfg: "Config | Neck", feature_specs: Sequence[FeatureSpec]) -> "Neck":
     """Build a neck for the features that `feature_specs` declares (a backbone's). Raises as `build_backbone`."""
-    return _build(NECKS, cfg, feature_specs=feature_specs)
-
-
-def build_proposal_generator(cfg: "Config | nn.Module", feature_specs: Sequence[FeatureSpec]) -> "nn.Module":
-    """Build a proposal generator for the features that `feature_specs` declares. Raises as `build_backbone`."""
-    return _build(PROPOSAL_GENERATORS, cfg, feature_specs=feature_specs)
-
-
-def build_roi_heads(
-    cfg: "Config | nn.Module", feature_specs: Sequence[FeatureSpec], num_classes: int, **arguments: Any
-) -> "nn.Module":
-    """Build RoI heads that pool from the features that `feature_specs` declares. Raises as `build_backbone`."""
-    return _build(ROI_HEADS, cfg, feature_specs=feature_specs, num_classes=num_classes, **arguments)
+    return build(NECKS, cfg, feature_specs=feature_specs)
 
 
 def build_detector(cfg: "Config | Detector", **overrides: Any) -> "Detector":
     """Build a detector with all its parts. Raises as `build_backbone`."""
-    return _build(DETECTORS, cfg, **overrides)
+    return build(DETECTORS, cfg, **overrides)
 
 
 def _list(registry: Registry, pattern: str) -> list[str]:
     _load_members(registry)
     prefix, colon, rest = pattern.partition(":")
     if colon and (registry.name, prefix) in _prefixes:
-        return [f"{prefix}:{name}" for name in _prefixes[registry.name, prefix].list_names(rest)]
+        return [f"{prefix}:{name}" for name in _prefixes[registry.name, prefix][1](rest)]
     return [name for name in registry.module_dict if fnmatchcase(name, pattern)]
 
 

@@ -14,7 +14,7 @@ from ..backbones.base import Backbone
 from ..errors import InputError, did_you_mean
 from ..layers.winograd_conv import convert_to_winograd_
 from ..necks.base import Neck
-from ..registry import DETECTORS, Config, build_neck, build_proposal_generator, build_roi_heads
+from ..registry import DETECTORS, PROPOSAL_GENERATORS, ROI_HEADS, Config, build, build_neck
 from ..specs import FeatureSpec
 from .base import Detector
 
@@ -77,8 +77,9 @@ class FasterRCNN(Detector):
         self.roi_specs = self._select_roi_specs(roi_features)
         if "stage" in arguments:
             self._check_stage_input()
-        self.rpn = build_proposal_generator(rpn, self.neck.feature_specs)
-        self.roi_heads = build_roi_heads(roi_heads, self.roi_specs, num_classes, **arguments)
+        self.rpn = build(PROPOSAL_GENERATORS, rpn, feature_specs=self.neck.feature_specs)
+        arguments |= {"feature_specs": self.roi_specs, "num_classes": num_classes}
+        self.roi_heads = build(ROI_HEADS, roi_heads, **arguments)
         has_mask = getattr(self.roi_heads, "has_mask", None)
         if "segm" in self.tasks and not (has_mask and has_mask()):
             raise InputError(f"mask_rcnn needs RoI heads with masks, got {type(self.roi_heads).__name__} without")

@@ -2,7 +2,7 @@
 
 import weakref
 from types import TracebackType
-from typing import Protocol, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from .norm import BATCH_NORMS, BatchNormEval2d
 
 
-class AffineNorm(Protocol):
-    """A norm layer with statistics and affine values."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-    eps: float
-
-
-def can_fold(norm: nn.Module) -> TypeGuard[AffineNorm]:
+def can_fold(norm: nn.Module) -> bool:
     """Return whether `norm` is an affine map with constants now: frozen, or a batch norm in evaluation mode.
 
-    Subclasses are not folded: they may do more, as timm's batch norm with an activation does.
+    Subclasses are not folded, because they may do more, as timm's batch norm with an activation does.
     """
     if type(norm) is FrozenBatchNorm2d:
         return True
@@ -33,7 +23,7 @@ def can_fold(norm: nn.Module) -> TypeGuard[AffineNorm]:
     return not norm.training and norm.track_running_stats and norm.affine
 
 
-def fold_norm(conv: nn.Conv2d, norm: AffineNorm) -> tuple[Tensor, Tensor]:
+def fold_norm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     """Return (weight, bias) of the one convolution that equals `norm(conv(x))`, differentiable in all parameters.
 
     The product is computed in float32 or better and returned in the dtype of the convolution's weight, so that neither
@@ -59,7 +49,7 @@ class RefoldInBackward:
         weight: the folded weight that the convolution inside the context uses.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: AffineNorm, weight: Tensor):
+    def __init__(self, conv: nn.Conv2d, norm: Any, weight: Tensor):
         self.conv, self.norm = conv, norm
         self.weight = weakref.ref(weight)
         self.versions = self._parameter_versions()
