@@ -1,5 +1,5 @@
-"""Datasets: COCO-format annotations and images in, image tensors and targets out.
+"""Data: COCO-format annotations and images in, image tensors and targets out.
 
-`annotations.py` reads and checks a JSON file, `coco.py` turns its images into tensors, `loader.py` into batches,
-`shapes.py` generates the embedded dataset.
+annotations.py reads and checks a JSON file, coco.py makes items of its images with the functions of transforms.py,
+loader.py makes batches of the items, and shapes.py generates the embedded dataset (drawn by shapes_drawing.py).
 """

@@ -6,73 +6,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from .annotations import Annotations, why_unreadable
+from .annotations import Annotations, unreadable_reason
+from .transforms import object_mask, read_rgb, resized_shape
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What the dataset gives in place of an image that does not decode; whoever asked decides what to do."""
+    """Item of a dataset in place of an image that does not decode, or has another size than annotated."""
 
     path: Path
     reason: str
 
 
-def read_rgb(path: Path) -> Tensor:
-    """3 x H x W uint8, its memory H x W x 3, as Pillow decodes and as the resize is fastest on.
-
-    Raises what Pillow raises for a file that does not decode: OSError, SyntaxError or ValueError. (torchvision's decoder is
-    no faster, and deprecated since 0.29.)
-    """
-    with Image.open(path) as file:
-        return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
-
-
-def resized(height: int, width: int, short_side: int | None, long_side: int | None) -> tuple[int, int]:
-    """Height and width with the short side at `short_side`, or smaller where the long side would pass `long_side`."""
-    if short_side is None:
-        return height, width
-    scale = short_side / min(height, width)
-    if long_side is not None:
-        scale = min(scale, long_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def object_mask(segmentation, height: int, width: int, original: tuple[int, int]) -> np.ndarray:
-    """Polygons or RLE of an image of size `original`, as a height x width uint8 mask.
-
-    Polygons are scaled before they are filled, which is exact and cheaper than scaling a mask.
-    """
-    if isinstance(segmentation, list):
-        scale = np.array([width / original[1], height / original[0]])
-        polygons = [(np.asarray(p, dtype=float).reshape(-1, 2) * scale).ravel().tolist() for p in segmentation if len(p) >= 6]
-        if not polygons:
-            return np.zeros((height, width), np.uint8)
-        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
-    counts = segmentation["counts"]
-    rle = coco_mask.frPyObjects(segmentation, *original) if isinstance(counts, list) else segmentation
-    mask = torch.from_numpy(np.ascontiguousarray(coco_mask.decode(rle)))[None]
-    return TF.resize(mask, [height, width], interpolation=TF.InterpolationMode.NEAREST)[0].numpy()
-
-
 class CocoDataset(Dataset):
     """RGB images with targets.
 
+    An item is requested with `(index, seed)`, such as `dataset[3, 0]`. The seed decides its augmentation, so that a
+    resumed run gets the same images. An item is (image C x H x W uint8, target), or `Unreadable`. The target has:
+
+        "boxes"     N x 4 float32, xyxy in pixels of the resized image
+        "labels"    N int64, 0 .. classes - 1
+        "masks"     N x H x W bool (only with `masks`)
+        "image_id"  the image's id in the annotation file
+        "size"      (height, width) of the image on disk
+
     Args:
         annotations: a checked annotation file.
-        training: drop images without a usable object, leave crowd regions out of the targets, flip at random.
-        short_side, long_side: see `resized`; several short sides are drawn from at random. None keeps the size.
+        training: leave out images without a usable object, leave crowd regions out of the targets, flip at random.
+        short_side, long_side: see `resized_shape`; one of several short sides is drawn per item. None keeps the size.
         masks: add masks to the targets.
-        flip: chance of a horizontal flip in training.
-
-    An item is asked for with `(index, seed)`; the seed decides its augmentation, so a resumed run sees the same images.
-    It is (image C x H x W uint8, target) or `Unreadable`. Targets: "boxes" N x 4 float32 xyxy in pixels of the resized
-    image, "labels" N int64 (0 .. classes - 1), "masks" N x H x W bool, "image_id" int, "size" (height, width) on disk.
+        flip: probability of a horizontal flip in training.
     """
 
     def __init__(
@@ -86,14 +53,12 @@ class CocoDataset(Dataset):
         flip: float = 0.5,
     ):
         self.annotations = annotations
-        self.labels = {category: label for label, category in enumerate(annotations.category_ids)}
+        self.training = training
         self.short_sides = list(short_side) if isinstance(short_side, Sequence) else [short_side]
-        self.long_side, self.masks, self.training = long_side, masks, training
+        self.long_side, self.masks = long_side, masks
         self.flip = flip if training else 0.0
-        self.images = [im for im in annotations.images if not training or self._objects(im["id"])]
-
-    def _objects(self, image_id: int) -> list[dict]:
-        return [o for o in self.annotations.objects.get(image_id, ()) if not (self.training and o.get("iscrowd", 0))]
+        self.labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
+        self.images = [image for image in annotations.images if not training or self._objects(image["id"])]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,16 +70,17 @@ class CocoDataset(Dataset):
         try:
             image = read_rgb(path)
         except (OSError, SyntaxError, ValueError) as error:
-            return Unreadable(path, why_unreadable(path) or str(error))
-        size = image.shape[-2:]
-        if tuple(size) != (info["height"], info["width"]):
-            return Unreadable(path, f"{size[1]}x{size[0]}, the annotation file says {info['width']}x{info['height']}")
+            return Unreadable(path, unreadable_reason(path) or str(error))
+        original = (image.shape[-2], image.shape[-1])
+        if original != (info["height"], info["width"]):
+            reason = f"{original[1]}x{original[0]}, but annotated as {info['width']}x{info['height']}"
+            return Unreadable(path, reason)
         random = np.random.default_rng(seed)
         short_side = self.short_sides[random.integers(len(self.short_sides))]
-        height, width = resized(*size, short_side, self.long_side)
-        if (height, width) != tuple(size):
+        height, width = resized_shape(*original, short_side, self.long_side)
+        if (height, width) != original:
             image = TF.resize(image, [height, width], antialias=True)
-        target = self._target(info["id"], height, width, tuple(size))
+        target = self._target(info["id"], height, width, original)
         if random.random() < self.flip:
             image = image.flip(-1)
             target["boxes"][:, [0, 2]] = width - target["boxes"][:, [2, 0]]
@@ -122,23 +88,27 @@ class CocoDataset(Dataset):
                 target["masks"] = target["masks"].flip(-1)
         return image, target
 
+    def _objects(self, image_id: int) -> list[dict]:
+        objects = self.annotations.objects.get(image_id, [])
+        return [entry for entry in objects if not entry.get("iscrowd", 0)] if self.training else objects
+
     def _target(self, image_id: int, height: int, width: int, original: tuple[int, int]) -> dict:
         objects = self._objects(image_id)
-        boxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(-1, 4)
+        boxes = torch.tensor([entry["bbox"] for entry in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes *= torch.tensor([width / original[1], height / original[0]] * 2)
         boxes[:, 0::2].clamp_(0, width)
         boxes[:, 1::2].clamp_(0, height)
-        keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)  # a box inside the last pixel's overhang is gone
-        objects = [o for o, k in zip(objects, keep.tolist()) if k]
+        keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)  # drop boxes that clipping left without area
+        objects = [entry for entry, kept in zip(objects, keep.tolist(), strict=True) if kept]
         target = {
             "boxes": boxes[keep],
-            "labels": torch.tensor([self.labels[o["category_id"]] for o in objects], dtype=torch.int64),
+            "labels": torch.tensor([self.labels[entry["category_id"]] for entry in objects], dtype=torch.int64),
             "image_id": image_id,
             "size": original,
         }
         if self.masks:
-            masks = [object_mask(o.get("segmentation", []), height, width, original) for o in objects]
+            masks = [object_mask(entry.get("segmentation", []), height, width, original) for entry in objects]
             stacked = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
             target["masks"] = torch.from_numpy(stacked).bool()
         return target

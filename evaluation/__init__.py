@@ -1,1 +1,1 @@
-"""Evaluation: the COCO numbers."""
+"""Evaluation: COCO's metrics for boxes and masks."""

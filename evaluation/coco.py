@@ -1,216 +1,192 @@
-"""The 12 COCO numbers for boxes and masks, equal to pycocotools to the last digit whichever backend computes them."""
+"""COCO's 12 metrics for boxes and masks (https://cocodataset.org/#detection-eval)."""
 
 import contextlib
-import gc
 import io
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
+import math
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
+import hotcoco
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
-from .rle import encode_masks
+from ..layers.mask_ops import encode_masks
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KINDS = ("bbox", "segm")
-
-
-def _backend(name: str):
-    """(ground-truth class, evaluation class) of a library that keeps pycocotools' interface."""
-    if name == "pycocotools":
-        return COCO, COCOeval
-    if name == "faster_coco_eval":  # same numbers, compiled matching and accumulation
-        import faster_coco_eval
-
-        return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
-    raise ValueError(f"unknown backend {name!r}; known: faster_coco_eval, pycocotools")
-
-
-@contextlib.contextmanager
-def _no_garbage_collection():
-    """Hundreds of thousands of small dicts, none of them garbage: looking for cycles took a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+BACKENDS = {  # libraries with pycocotools' interface
+    "hotcoco": SimpleNamespace(COCO=hotcoco.COCO, COCOeval=hotcoco.COCOeval),
+    "pycocotools": SimpleNamespace(COCO=COCO, COCOeval=COCOeval),
+}
 
 
 class CocoEvaluator:
-    """Collects detections image by image, then scores them against a COCO annotation file.
+    """Collect detections image by image, then score them against a COCO annotation file.
+
+    Every image of the file counts, also one without detections. Inside, images, categories and annotations are numbered
+    1..N: pycocotools never matches an annotation with id 0, and hotcoco refuses negative ids, text and 2**64.
 
     Args:
-        content: the parsed annotation file (images, annotations, categories); it is not changed.
+        content: the parsed annotation file (images, annotations, categories), checked by `data.annotations`. It is not
+            changed. Segmentations are needed only to score masks.
         kinds: "bbox", "segm" or both.
-        backend: "faster_coco_eval" or "pycocotools".
+        backend: "hotcoco", or "pycocotools" for the reference, which has the same metrics and is far slower.
 
-    Every image of the file counts, also one that no detection was given for.
+    Attributes:
+        predictions: image id -> (N x 7 float64 with the columns image number, x, y, width, height, score, category
+            number; one compressed RLE per mask). They can be sent to an evaluator in another process, see `merge`.
     """
 
-    def __init__(self, content: Mapping, kinds: Sequence[str] = KINDS, backend: str = "faster_coco_eval"):
-        self.kinds = tuple(kinds)
-        self._truth_class, self._eval_class = _backend(backend)
-        self._content = content
-        self._images = {image["id"] for image in content["images"]}
-        self._categories = {category["id"] for category in content["categories"]}
-        self.predictions: dict[int, list[dict]] = {}
+    def __init__(self, content: Mapping, kinds: Sequence[str] = KINDS, backend: str = "hotcoco"):
+        if backend not in BACKENDS or not set(kinds) <= set(KINDS):
+            known = f"backend must be one of {list(BACKENDS)} and kinds of {list(KINDS)}"
+            raise ValueError(f"{known}, got {backend!r} and {list(kinds)}")
+        self.kinds, self.backend = tuple(kinds), backend
+        self.predictions: dict[Hashable, tuple[np.ndarray, list[dict]]] = {}
+        self._annotations = content["annotations"]
+        self._sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        self._image_numbers = _number(self._sizes)
+        self._category_numbers = _number([category["id"] for category in content["categories"]])
 
-    def update(self, predictions: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Add image id -> {"boxes" N x 4 xyxy px of the image on disk, "scores" N, "labels" N category ids,
-        "masks" N x H x W bool where masks are scored}. An image given twice counts once, the last time.
+    def update(self, predictions: Mapping[Hashable, Mapping[str, Tensor]]) -> None:
+        """Add the detections of images; those of an image that is given again are replaced.
 
-        Raises ValueError for an image or category that the annotation file does not have, or missing masks.
+        Args:
+            predictions: image id -> {"boxes": N x 4 xyxy in pixels of the image on disk, "scores": N, "labels": N
+                category ids, "masks": N x H x W bool (only if masks are scored)}.
+
+        Raises:
+            ValueError: an image or category is not in the annotation file; boxes, scores, labels and masks do not fit
+                each other or the image; or a number is not finite.
         """
-        for image_id, found in predictions.items():
-            if image_id not in self._images:
-                raise ValueError(f"no image has id {image_id}")
-            labels = [int(v) for v in found["labels"]]
-            unknown = set(labels) - self._categories
-            if unknown:
-                raise ValueError(f"no category has id {min(unknown)} (image {image_id})")
-            if "segm" in self.kinds and "masks" not in found:
-                raise ValueError(f"masks are scored, but image {image_id} has none")
-            boxes = torch.as_tensor(found["boxes"]).double().reshape(-1, 4)
-            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-            scores = torch.as_tensor(found["scores"]).double().tolist()
-            rles = encode_masks(torch.as_tensor(found["masks"])) if "segm" in self.kinds else [None] * len(boxes)
-            self.predictions[image_id] = [
-                {"image_id": image_id, "category_id": label, "score": score, "bbox": box, "segmentation": rle}
-                for label, score, box, rle in zip(labels, scores, boxes, rles)
-            ]
+        for image_id, output in predictions.items():
+            if image_id not in self._sizes:
+                raise ValueError(f"image id {image_id!r} is not in the annotation file")
+            table = self._to_table(image_id, output)
+            masks: list[dict] = []
+            if "segm" in self.kinds:
+                expected = (len(table), *self._sizes[image_id])
+                shape = tuple(output["masks"].shape) if "masks" in output else None
+                if shape != expected:
+                    raise ValueError(f"image {image_id!r}: masks must have shape {expected}, got {shape}")
+                masks = encode_masks(output["masks"])
+            self.predictions[image_id] = (table, masks)
 
-    def merge(self, predictions: Mapping[int, list[dict]]) -> None:
-        """Add the `predictions` of an evaluator in another process."""
+    def merge(self, predictions: Mapping[Hashable, tuple[np.ndarray, list[dict]]]) -> None:
+        """Add the `predictions` of an evaluator of the same annotation file, which may run in another process."""
         self.predictions.update(predictions)
 
     def results(self, kind: str) -> list[dict]:
-        """Detections as COCO result entries of one kind.
+        """Return all detections as COCO result entries with "bbox" (x, y, width, height) or "segmentation" (RLE).
 
-        A mask result carries no bbox: with one, the area ranges would be those of boxes.
+        An entry with a mask has no box: pycocotools would take the area of the box for that of the mask.
         """
-        keep = {"bbox": "bbox", "segm": "segmentation"}[kind]
-        return [{key: entry[key] for key in ("image_id", "category_id", "score", keep)}
-                for image_id in sorted(self.predictions) for entry in self.predictions[image_id]]  # fmt: skip
+        table, masks = self._collect()
+        image_ids, category_ids = list(self._image_numbers), list(self._category_numbers)
+        return [
+            {
+                "image_id": image_ids[int(image) - 1],
+                "category_id": category_ids[int(category) - 1],
+                "score": score,
+                **({"bbox": box} if kind == "bbox" else {"segmentation": masks[index]}),
+            }
+            for index, (image, *box, score, category) in enumerate(table.tolist())
+        ]
 
-    def compute(self) -> dict[str, dict[str, float]]:
-        """{"bbox": {"AP": ..., 12 names}, "segm": ...}; -1 where the file has no ground truth of that size."""
-        with contextlib.redirect_stdout(io.StringIO()), _no_garbage_collection():
-            truth = self._truth_class()
-            entries = [{"iscrowd": 0, **entry} for entry in self._content["annotations"]]  # scoring writes into them
-            truth.dataset = {"info": {}, **self._content, "annotations": entries}
-            truth.createIndex()
-            return {kind: self._score(truth, kind) for kind in self.kinds}
+    def compute(self) -> dict[str, float]:
+        """Return {"bbox/AP": ..., "bbox/AP50": ..., ...}, 12 metrics per kind; -1 without ground truth of that size."""
+        metrics = {}
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = self._to_dataset(self._annotations)
+            for kind in self.kinds:
+                scorer = BACKENDS[self.backend].COCOeval(truth, self._detections(truth, kind), kind)
+                scorer.evaluate()
+                scorer.accumulate()
+                scorer.summarize()
+                for name, value in zip(METRIC_NAMES, scorer.stats, strict=True):
+                    metrics[f"{kind}/{name}"] = float(value)
+        return metrics
 
-    def _score(self, truth, kind: str) -> dict[str, float]:
-        # not `loadRes`: it refuses an empty list, and makes a polygon for each box, which nobody reads
-        found, results = self._truth_class(), self.results(kind)
-        for number, entry in enumerate(results, 1):
-            area = entry["bbox"][2] * entry["bbox"][3] if kind == "bbox" else coco_mask.area(entry["segmentation"])
-            entry.update(id=number, area=area, iscrowd=0)
-        found.dataset = {**truth.dataset, "annotations": results}
-        found.createIndex()
-        scorer = self._eval_class(truth, found, kind)
-        scorer.evaluate()
-        scorer.accumulate()
-        if self._eval_class is not COCOeval:
-            _count_as_pycocotools(scorer.eval["precision"], truth, found, kind)
-        reference = COCOeval(iouType=kind)
-        reference.params, reference.eval = scorer.params, scorer.eval
-        reference.summarize()
-        return dict(zip(METRIC_NAMES, map(float, reference.stats)))
+    def _to_table(self, image_id: Hashable, output: Mapping[str, Tensor]) -> np.ndarray:
+        labels = output["labels"].tolist() if hasattr(output["labels"], "tolist") else list(output["labels"])
+        unknown = [label for label in labels if label not in self._category_numbers]
+        if unknown:
+            raise ValueError(f"image {image_id!r}: category id {unknown[0]!r} is not in the annotation file")
+        boxes = torch.as_tensor(output["boxes"]).double().cpu().numpy().reshape(-1, 4)
+        scores = torch.as_tensor(output["scores"]).double().cpu().numpy()
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(f"image {image_id!r}: boxes and scores must be finite")
+        images = np.full(len(boxes), self._image_numbers[image_id])
+        categories = [self._category_numbers[label] for label in labels]
+        return np.column_stack([images, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, categories])
+
+    def _collect(self) -> tuple[np.ndarray, list[dict]]:
+        """Return the predictions of all images in the order of their numbers, which decides between equal scores."""
+        predictions = [self.predictions[image_id] for image_id in self._image_numbers if image_id in self.predictions]
+        table = np.concatenate([np.empty((0, 7)), *(table for table, _ in predictions)])
+        return table, [rle for _, masks in predictions for rle in masks]
+
+    def _detections(self, truth: Any, kind: str) -> Any:
+        """Return the detections as a dataset of the backend."""
+        if self.backend == "pycocotools":
+            return self._to_dataset({**entry, "area": _area(entry)} for entry in self.results(kind))
+        table, masks = self._collect()  # many times faster than a dict per detection
+        if kind == "bbox":
+            return truth.load_res(table)
+        detections = truth.load_res(table, segmentation=masks)
+        detections.update_anns(ids=np.arange(len(table)) + 1, area=hotcoco.mask.area(masks))  # not those of the boxes
+        return detections
+
+    def _to_dataset(self, entries: Iterable[Mapping]) -> Any:
+        """Return annotations as a dataset of the backend, everything numbered from 1."""
+        keys = {"area", "bbox", "score"} | ({"segmentation"} if "segm" in self.kinds else set())
+        annotations = [
+            {
+                **{key: value for key, value in entry.items() if key in keys},
+                "id": number,
+                "image_id": self._image_numbers[entry["image_id"]],
+                "category_id": self._category_numbers[entry["category_id"]],
+                "iscrowd": entry.get("iscrowd", 0),
+            }
+            for number, entry in enumerate(entries, 1)
+        ]
+        sizes = [(number, *self._sizes[image_id]) for image_id, number in self._image_numbers.items()]
+        dataset = BACKENDS[self.backend].COCO()
+        dataset.dataset = {
+            "images": [{"id": number, "height": height, "width": width} for number, height, width in sizes],
+            "categories": [{"id": number, "name": str(number)} for number in self._category_numbers.values()],
+            "annotations": annotations,
+        }
+        dataset.createIndex()
+        return dataset
 
 
-def _count_as_pycocotools(precision: np.ndarray, truth, found, kind: str) -> None:
-    """Make a compiled backend's precision (IoU x recall x class x area x detections) pycocotools' own, in place.
+def _number(ids: Collection[Hashable]) -> dict[Hashable, int]:
+    """Number ids from 1: integers in ascending order, as pycocotools takes them, others in the order of the file."""
+    integers = all(isinstance(value, int) for value in ids)
+    return {value: number for number, value in enumerate(sorted(ids) if integers else ids, 1)}  # type: ignore[type-var]
 
-    pycocotools adds the spacing of 1.0 to the number of detections. That changes a precision in one case alone: the
-    first counted detection is right and the second is not, which gives 1 / (1 + 2.2e-16) instead of 1. How far along
-    the recall axis the ones go tells whether the second was right too; where a class has so many objects that
-    recall's 101 steps cannot tell, the class's best detections are matched once more by pycocotools.
+
+def _area(entry: Mapping) -> float:
+    return math.prod(entry["bbox"][2:]) if "bbox" in entry else float(hotcoco.mask.area(entry["segmentation"]))
+
+
+def coco_table(metrics: Mapping[str, float]) -> Table:
+    """Return a table with a row per kind, in points (100 is perfect); a dash if there is nothing to find.
+
+    Args:
+        metrics: the metrics of `CocoEvaluator.compute`.
     """
-    scorer = COCOeval(truth, found, kind)
-    p = scorer.params
-    almost_one = 1 / (1 + np.spacing(1))
-    areas = [entry["area"] for entry in truth.dataset["annotations"]]
-    counted = [not entry["iscrowd"] for entry in truth.dataset["annotations"]]
-    classes = np.array([entry["category_id"] for entry in truth.dataset["annotations"]])
-    areas, counted = np.array(areas), np.array(counted, dtype=bool)
-    of_class: dict[int, list[dict]] = {category: [] for category in p.catIds}
-    for entry in found.dataset["annotations"]:
-        of_class[entry["category_id"]].append(entry)
-    for k, category in enumerate(p.catIds):
-        rematched = None
-        for a, (low, high) in enumerate(p.areaRng):
-            objects = int((counted & (classes == category) & (areas >= low) & (areas <= high)).sum())
-            if not objects:
-                continue
-            one, two = ((p.recThrs <= right / objects).sum() for right in (1, min(2, objects)))
-            for t in range(len(p.iouThrs)):
-                column = precision[t, :, k, a, -1]
-                ones = int((column == 1).sum())
-                if ones == 0 or ones > one:
-                    continue
-                if one == two and objects > 1:
-                    rematched = rematched or _BestDetections(truth, found, kind, category, of_class[category])
-                    if rematched.second_is_right(a, t):
-                        continue
-                column[column == 1] = almost_one
-
-
-class _BestDetections:
-    """pycocotools' matching of one class's best detections, in as few images as tell whether the second is right."""
-
-    def __init__(self, truth, found, kind: str, category: int, entries: list[dict]):
-        self.truth, self.found, self.kind, self.category = truth, found, kind, category
-        self.entries = sorted(entries, key=itemgetter("score"), reverse=True)
-        self._match(4)
-
-    def _match(self, number: int) -> None:
-        self.scorer = COCOeval(iouType=self.kind)  # given the data here, it would list all images first
-        self.scorer.cocoGt, self.scorer.cocoDt = self.truth, self.found
-        p = self.scorer.params
-        p.catIds, p.imgIds = [self.category], sorted({entry["image_id"] for entry in self.entries[:number]})
-        self.scorer._prepare()
-        self.scorer.ious = {(image, self.category): self.scorer.computeIoU(image, self.category) for image in p.imgIds}
-        self.number, self.areas = number, {}
-
-    def _images(self, area: int) -> list[dict]:
-        """What pycocotools' `evaluate` keeps of every image, for this area range alone: mostly one is asked for."""
-        if area not in self.areas:
-            p = self.scorer.params
-            found = [self.scorer.evaluateImg(image, self.category, p.areaRng[area], p.maxDets[-1]) for image in p.imgIds]
-            self.areas[area] = [image for image in found if image is not None]
-        return self.areas[area]
-
-    def second_is_right(self, area: int, threshold: int) -> bool:
-        """Of the detections that count in an area range (an index), at an IoU threshold (an index)."""
-        while True:
-            images = self._images(area)
-            scores = np.concatenate([e["dtScores"] for e in images])
-            ignored = np.concatenate([e["dtIgnore"][threshold] for e in images])
-            order = [i for i in np.argsort(-scores, kind="mergesort") if not ignored[i]][:2]
-            last = len(self.entries) <= self.number
-            if last or (len(order) == 2 and scores[order[1]] > self.entries[self.number - 1]["score"]):
-                break
-            self._match(8 * self.number)  # an image that was left out may hold the second
-        matched = np.concatenate([e["dtMatches"][threshold] for e in images])
-        return len(order) == 2 and bool(matched[order[1]])
-
-
-def coco_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
-    """The 12 numbers of each kind, in points (100 = perfect); a dash where there is nothing to find."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits 80 columns
-    table.add_column("COCO")
-    for name in METRIC_NAMES:
-        table.add_column(name, justify="right")
-    for kind, values in metrics.items():
-        table.add_row(kind, *("-" if values[n] < 0 else f"{100 * values[n]:.1f}" for n in METRIC_NAMES))
+    columns = [Column(name, justify="right") for name in METRIC_NAMES]
+    table = Table("COCO", *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits 80 characters
+    for kind in KINDS:
+        if f"{kind}/AP" in metrics:
+            values = [metrics[f"{kind}/{name}"] for name in METRIC_NAMES]
+            table.add_row(kind, *("-" if value < 0 else f"{100 * value:.1f}" for value in values))
     return table

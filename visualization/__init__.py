@@ -1,1 +1,4 @@
-"""Visualization: every picture that the package makes."""
+"""Visualization: every picture that the package makes.
+
+detections.py draws boxes and masks, features.py draws feature maps; both on the grids of figures.py.
+"""

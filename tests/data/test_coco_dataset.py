@@ -1,0 +1,84 @@
+import torch
+
+from detbackbones.data.annotations import read_annotations
+from detbackbones.data.coco import CocoDataset, Unreadable
+
+
+def test_a_training_item_has_image_boxes_labels_and_masks(write_coco):
+    image, target = CocoDataset(read_annotations(*write_coco()), training=True, flip=0.0)[0, 0]
+    assert image.shape == (3, 40, 60)
+    assert image.dtype == torch.uint8
+    assert target["boxes"].tolist() == [[10, 5, 30, 15]]
+    assert target["labels"].tolist() == [1]
+    assert target["masks"].sum() == 200
+    assert target["masks"][0, 5:15, 10:30].all()
+    assert target["image_id"] == 9
+    assert target["size"] == (40, 60)
+
+
+def test_training_leaves_out_crowds_and_images_without_objects(write_coco):
+    annotations = read_annotations(*write_coco())
+    training, evaluation = CocoDataset(annotations, training=True), CocoDataset(annotations, training=False)
+    assert [image["id"] for image in training.images] == [9]
+    assert [image["id"] for image in evaluation.images] == [5, 9]
+    assert len(training[0, 0][1]["labels"]) == 1
+    assert len(evaluation[1, 0][1]["labels"]) == 2
+    assert evaluation[0, 0][1]["masks"].shape == (0, 40, 60)
+
+
+def test_resizing_scales_boxes_and_masks(write_coco):
+    image, target = CocoDataset(read_annotations(*write_coco()), training=True, short_side=80, flip=0.0)[0, 0]
+    assert image.shape == (3, 80, 120)
+    assert target["boxes"].tolist() == [[20, 10, 60, 30]]
+    assert target["masks"].sum() == 800
+    assert target["size"] == (40, 60)
+
+
+def test_a_flip_mirrors_image_boxes_and_masks(write_coco):
+    annotations = read_annotations(*write_coco())
+    image, target = CocoDataset(annotations, training=True, short_side=80, flip=0.0)[0, 0]
+    flipped, mirrored = CocoDataset(annotations, training=True, short_side=80, flip=1.0)[0, 0]
+    assert torch.equal(flipped.flip(-1), image)
+    assert mirrored["boxes"].tolist() == [[60, 10, 100, 30]]
+    assert torch.equal(mirrored["masks"].flip(-1), target["masks"])
+
+
+def test_the_seed_decides_size_and_flip(write_coco):
+    dataset = CocoDataset(read_annotations(*write_coco()), training=True, short_side=(20, 30, 40))
+    items = [dataset[0, seed] for seed in range(40)]
+    assert {image.shape[-2] for image, _ in items} == {20, 30, 40}
+    assert len({(image.shape[-2], round(target["boxes"][0, 0].item())) for image, target in items}) == 6
+    assert all(torch.equal(image, dataset[0, seed][0]) for seed, (image, _) in enumerate(items))
+
+
+def test_evaluation_does_not_flip(write_coco):
+    dataset = CocoDataset(read_annotations(*write_coco()), training=False, flip=1.0)
+    assert dataset[1, 0][1]["boxes"][0].tolist() == [10, 5, 30, 15]
+
+
+def test_boxes_are_clipped_and_dropped_without_area(write_coco):
+    def change(content):
+        outside = content["annotations"][0] | {"id": 3, "bbox": [60, 5, 1, 10]}
+        content["annotations"][0]["bbox"] = [45, 5, 16, 10]
+        content["annotations"].append(outside)
+
+    _, target = CocoDataset(read_annotations(*write_coco(change)), training=True, flip=0.0)[0, 0]
+    assert target["boxes"].tolist() == [[45, 5, 60, 15]]
+    assert len(target["masks"]) == len(target["labels"]) == 1
+
+
+def test_a_truncated_image_is_unreadable(write_coco):
+    path, folder = write_coco()
+    content = (folder / "b.jpg").read_bytes()
+    (folder / "b.jpg").write_bytes(content[: len(content) // 2])
+    item = CocoDataset(read_annotations(path, folder, check_images=False), training=True)[0, 0]
+    assert isinstance(item, Unreadable)
+    assert item.path == folder / "b.jpg"
+    assert "truncated" in item.reason
+
+
+def test_an_image_of_another_size_than_annotated_is_unreadable(write_coco):
+    files = write_coco(lambda content: content["images"][1].update(width=600, height=400))
+    item = CocoDataset(read_annotations(*files, masks=False), training=True)[0, 0]
+    assert "60x40" in item.reason
+    assert "600x400" in item.reason

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from detbackbones.data.annotations import read_annotations
+from detbackbones.data.transforms import object_mask, read_rgb, resized_shape
+
+SQUARE = [[10, 5, 30, 5, 30, 15, 10, 15]]
+
+
+@pytest.mark.parametrize(
+    "size,short_side,long_side,expected",
+    [
+        ((480, 640), 800, 1333, (800, 1067)),
+        ((400, 1000), 800, 1333, (533, 1333)),
+        ((400, 1000), 800, None, (800, 2000)),
+        ((640, 480), None, None, (640, 480)),
+        ((5000, 40), 800, 1333, (1333, 11)),
+        ((5000, 1), 8, 100, (100, 1)),
+    ],
+)
+def test_resized_shape(size, short_side, long_side, expected):
+    assert resized_shape(*size, short_side, long_side) == expected
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_every_image_is_read_as_rgb(tmp_path, mode):
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "a.png")
+    expected = np.array(image.convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(read_rgb(tmp_path / "a.png").numpy(), expected)
+
+
+def test_masks_equal_pycocotools_on_real_images(coco_tiny):
+    path = coco_tiny / "annotations/instances_val2017.json"
+    annotations = read_annotations(path, coco_tiny / "val2017", check_images=False)
+    coco = COCO(path)
+    for image in annotations.images[::9]:
+        size = (image["height"], image["width"])
+        for entry in annotations.objects[image["id"]]:
+            assert np.array_equal(object_mask(entry["segmentation"], *size, size), coco.annToMask(entry))
+
+
+@pytest.mark.parametrize("segmentation", [SQUARE, {"counts": [405, *[10, 30] * 19, 10, 1225], "size": [40, 60]}])
+def test_masks_of_a_resized_image(segmentation):
+    expected = np.zeros((80, 120), np.uint8)
+    expected[10:30, 20:60] = 1
+    assert np.array_equal(object_mask(segmentation, 80, 120, (40, 60)), expected)
+
+
+def test_polygons_of_two_points_are_left_out():
+    assert np.array_equal(object_mask([[1, 1, 9, 9], *SQUARE], 40, 60, (40, 60)), object_mask(SQUARE, 40, 60, (40, 60)))
+    assert not object_mask([[1, 1, 9, 9]], 40, 60, (40, 60)).any()
