@@ -6,14 +6,8 @@ model = dict(
     type="mask_rcnn",
     backbone=dict(type="resnet18", weights=None, out_features=("c2", "c3", "c4")),  # c5 of a 128 px image: 4 x 4 cells
     neck=dict(out_channels=64),
-    anchor_scale=4.0,
-    rpn_pre_nms_top_n=(400, 200),
-    rpn_post_nms_top_n=(200, 100),
-    rpn_batch_size_per_image=64,
-    box_head_dim=256,
-    box_batch_size_per_image=64,
-    mask_channels=(64, 64),
-    mask_dim=64,
+    rpn=dict(anchor_scale=4.0, pre_nms_top_n=(400, 200), post_nms_top_n=(200, 100), batch_size_per_image=64),
+    roi_heads=dict(box_head_dim=256, batch_size_per_image=64, mask_channels=(64, 64), mask_dim=64),
 )
 data_root = "embedded:shapes"
 train = dict(ann_file="instances_train.json", image_dir="images")

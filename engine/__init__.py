@@ -1,5 +1,5 @@
-"""The engine: from a config to a trained, evaluated and saved detector.
+"""From a config to a trained, evaluated and saved model.
 
-`config.py` reads and checks what the user asked for, `data.py` opens the datasets, `train.py` is the loop,
-`evaluate.py` the scores, `checkpoint.py` what a run leaves and starts from, `picture.py` the prediction grid.
+`config.py` reads and checks a config, `task.py` is what the engine asks of a task and `detection.py` the first task,
+`trainer.py` is the loop, `evaluate.py` the evaluation, `checkpoint.py` the files and `runs.py` the folders of runs.
 """

@@ -1,69 +1,76 @@
-"""What a run leaves and starts from: `last.pt` and `best.pt`, plain tensors and numbers (`weights_only=True` reads them)."""
+"""The checkpoints of a run, `last.pt` and `best.pt`: plain tensors and values that `weights_only=True` reads."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..weights.sources import why_unreadable
-from ..weights.torchvision_detectors import CLASS_LAYERS, is_torchvision_state, torchvision_state
 from ..errors import InputError
+from ..weights.sources import unreadable_reason
+
+REQUIRED = ("model", "config", "metadata")
 
 
-def save_checkpoint(path: Path, content: dict) -> None:
-    """Write beside the target, then move: a run that is killed leaves the old file whole."""
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write to a temporary file, then rename it, so that an interrupted run keeps the old checkpoint."""
     temporary = path.with_suffix(".tmp")
     torch.save(content, temporary)
     os.replace(temporary, path)
 
 
-def _read(path: Path) -> tuple[Path, dict]:
-    """What the file, or the `last.pt` of the folder, holds."""
-    if path.is_dir():
-        path = path / "last.pt"
+def find_checkpoint(path: str | Path) -> Path:
+    """Return `path`, or `last.pt` in it if it is the folder of a run. Raises InputError if there is no such file."""
+    path = Path(path)
+    path = path / "last.pt" if path.is_dir() else path
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.pt")) if path.parent.is_dir() else []
-        raise InputError(f"checkpoint {path} does not exist" + (f"; there: {', '.join(near)}" if near else ""))
+        siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.pt")))
+        raise InputError(f"checkpoint {path} does not exist; {path.parent} has {siblings or 'no checkpoint'}")
+    return path
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return a checkpoint: "model", "optimizer", "iteration", "best", "config" and "metadata"."""
+    path = find_checkpoint(path)
     try:
-        return path, torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"cannot read checkpoint {path}: {why_unreadable(error)}") from None
-
-
-def read_checkpoint(path: str | Path) -> dict:
-    """{"model", "config", "classes": {"ids", "names"}, "iteration", ...}; InputError where `path` holds none."""
-    path, content = _read(Path(path))
-    if not isinstance(content, dict) or not {"model", "config", "classes"} <= content.keys():
-        raise InputError(f"{path} is no checkpoint of this program (it wants model, config, classes)")
+        raise InputError(f"checkpoint {path} cannot be read: {unreadable_reason(error)}") from None
+    missing = [key for key in REQUIRED if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise InputError(f"{path} is not a detbackbones checkpoint (missing: {', '.join(missing)})")
     return content
 
 
-def read_start(path: str | Path, class_names: list[str]) -> dict:
-    """The state dict to fine-tune from: a checkpoint's, or one of torchvision's detectors with the rows of these classes."""
-    _, content = _read(Path(path))
-    if isinstance(content, dict) and is_torchvision_state(content):
-        return torchvision_state(content, class_names)
-    return read_checkpoint(path)["model"]
-
-
-def load_model(model: nn.Module, state: dict, where: str) -> None:
-    """All of `state`, exactly. InputError that names the first keys that differ."""
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict. Raises InputError with the first differences unless keys and shapes are the model's."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise InputError(f"checkpoint {where} does not fit the model: {' '.join(lines)[:300]}") from None
+        differences = " ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise InputError(f"checkpoint {where} does not fit the model: {differences[:300]}") from None
 
 
-def fine_tune_from(model: nn.Module, state: dict, where: str) -> list[str]:
-    """Load `state`, except layers whose shape follows a class count that differs; returns the keys that start anew.
+def fine_tune(model: nn.Module, state: Mapping[str, Tensor], where: str, resizable: Sequence[str] = ()) -> list[str]:
+    """Load a state dict, except layers that depend on the number of classes and differ in shape.
 
     Counters of batches seen may be absent, as in weights trained with frozen norm layers.
+
+    Args:
+        model: the model, whose weights are replaced.
+        state: the state dict.
+        where: its origin, for error messages.
+        resizable: parts of keys of the layers that may differ in shape.
+
+    Returns:
+        The keys that keep their initial values.
     """
-    own = model.state_dict()
-    state = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")} | dict(state)
-    anew = [key for key, value in own.items() if key in state and state[key].shape != value.shape
-            and any(layer in key for layer in CLASS_LAYERS)]  # fmt: skip
-    load_model(model, {key: own[key] if key in anew else value for key, value in state.items()}, where)
-    return anew
+    initial = model.state_dict()
+    counters = {key: value for key, value in initial.items() if key.endswith(".num_batches_tracked")}
+    state = counters | dict(state)
+    differing = [key for key, value in initial.items() if key in state and state[key].shape != value.shape]
+    new_keys = [key for key in differing if any(layer in key for layer in resizable)]
+    load_weights(model, state | {key: initial[key] for key in new_keys}, where)
+    return new_keys

@@ -1,76 +1,103 @@
-"""Detections of a whole dataset, scored as COCO does."""
+"""Evaluate a model on a whole dataset: metrics, and validation losses."""
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from ..layers.fuse import fuse_for_inference
-from ..data.coco import CocoDataset, Unreadable
-from ..evaluation.coco import CocoEvaluator
+from ..data.loader import evaluation_loader
 from ..errors import InputError
+from ..layers.fuse import fuse_for_inference
+from .task import Task
+
+
+def progress_bars(console: Console) -> Progress:
+    """Return progress bars that show in a terminal only. Every bar has a text field `note`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def drop_unreadable(task: Task, items: list, skipped: set[str]) -> list:
+    """Return the usable items of a batch; what is wrong with the others is added to `skipped`.
+
+    Raises:
+        InputError: An item cannot be read, and the config does not set `skip_unreadable`.
+    """
+    problems = [task.unreadable(item) for item in items]
+    skipped |= {problem for problem in problems if problem is not None}
+    if skipped and not task.config.skip_unreadable:
+        raise InputError(f"{min(skipped)}; skip_unreadable=true skips such items")
+    return [item for item, problem in zip(items, problems, strict=True) if problem is None]
 
 
 @torch.inference_mode()
 def evaluate(
+    task: Task,
     model: nn.Module,
-    dataset: CocoDataset,
-    loader: Iterable,
+    dataset: Any,
     device: torch.device,
-    backend: str,
-    progress: Callable[[], None] = lambda: None,
-    skipped: set[Path] | None = None,
-) -> tuple[dict[str, dict[str, float]], CocoEvaluator]:
-    """The 12 COCO numbers for boxes, and for masks where the model has them, with the evaluator that holds the results.
+    workers: int,
+    skipped: set[str],
+    progress: Progress,
+) -> dict[str, float]:
+    """Return the metrics of a model on a dataset.
 
-    Boxes and masks are mapped to the image as it is on disk. An unreadable image is an InputError, unless there is a set
-    `skipped` to note it in; then it counts as an image without detections.
+    Args:
+        task: decides what is predicted and how it is scored.
+        model: the unwrapped model, on `device`; it is left in evaluation mode.
+        dataset: what is evaluated.
+        device: where the model computes.
+        workers: loading processes.
+        skipped: what is wrong with unreadable items is added to it; they count as items without predictions.
+        progress: where a bar is shown.
     """
-    kinds = ("bbox", "segm") if getattr(model, "has_masks", False) else ("bbox",)
-    evaluator = CocoEvaluator(dataset.annotations.content, kinds, backend)
-    ids = torch.tensor(dataset.annotations.category_ids)
-    # the copy is faster on the CPU; on a GPU it would lose what `compile` made
-    model = fuse_for_inference(model) if device.type == "cpu" else model.eval()
-    for items in loader:
-        progress()
-        for item in items:
-            if isinstance(item, Unreadable):
-                if skipped is None:
-                    raise InputError(f"image {item.path} is unreadable ({item.reason}); skip_unreadable=true goes on")
-                skipped.add(item.path)
-        items = [item for item in items if not isinstance(item, Unreadable)]
-        if not items:
-            continue
-        images, targets = zip(*items)
-        outputs = model([image.to(device) for image in images], output_sizes=[t["size"] for t in targets])
-        for target, output in zip(targets, outputs):
-            output = {key: value.cpu() for key, value in output.items()}
-            evaluator.update({target["image_id"]: dict(output, labels=ids[output["labels"]])})
-    return evaluator.compute(), evaluator
+    model.eval()
+    if device.type == "cpu":  # on a GPU the copy would drop the compiled modules
+        model = fuse_for_inference(model)
+    evaluator = task.evaluator(dataset)
+    bar = progress.add_task("evaluate", total=len(dataset), note="")
+    for items in _usable_batches(task, dataset, device, workers, skipped):
+        outputs = task.predict(model, items) if items else []
+        evaluator.update(send_to_device(items, "cpu"), send_to_device(outputs, "cpu"))
+        progress.advance(bar)
+    progress.update(bar, visible=False)
+    return evaluator.compute()
 
 
 @torch.inference_mode()
-def validation_losses(model: nn.Module, loader: Iterable, device: torch.device) -> dict[str, float]:
-    """Mean over images of every loss in evaluation mode, as "val_<name>", and their sum "val_loss".
+def validation_losses(
+    task: Task, model: nn.Module, dataset: Any, device: torch.device, workers: int, skipped: set[str]
+) -> dict[str, float]:
+    """Return the mean over items of every loss in evaluation mode as "val_<name>", and of their sum as "val_loss".
 
-    The loader's targets leave out crowds (a dataset with `training=True, flip=0`). RoIs are sampled with a fixed seed,
-    so that values of one run compare; the random state outside stays as it was. Unreadable images are left out.
+    The arguments are those of `evaluate`; the dataset is the task's `validation_loss_dataset`.
+
+    Random sampling in the losses has a fixed seed, so that values of one run compare; the random state outside is kept.
     """
     model.eval()
     sums: dict[str, float] = {}
     count = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        for items in loader:
-            items = [item for item in items if not isinstance(item, Unreadable)]
-            if not items:
-                continue
-            images, targets = zip(*items)
-            targets = [{k: v.to(device) for k, v in t.items() if isinstance(v, torch.Tensor)} for t in targets]
-            losses = model.losses([image.to(device) for image in images], targets)
+        for items in filter(None, _usable_batches(task, dataset, device, workers, skipped)):
+            losses = {name.removeprefix("loss_"): float(value) for name, value in task.losses(model, items).items()}
             for name, value in {"loss": sum(losses.values()), **losses}.items():
-                name = f"val_{name.removeprefix('loss_')}"
-                sums[name] = sums.get(name, 0.0) + value.item() * len(items)
+                sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value * len(items)
             count += len(items)
     return {name: value / max(count, 1) for name, value in sums.items()}
+
+
+def _usable_batches(task: Task, dataset: Any, device: torch.device, workers: int, skipped: set[str]) -> Iterator[list]:
+    for items in evaluation_loader(dataset, workers):
+        yield send_to_device(drop_unreadable(task, items, skipped), device)

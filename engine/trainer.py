@@ -1,223 +1,230 @@
-"""The training loop: iterations (optimizer steps) from a detector to checkpoints, a log and scores."""
+"""The training loop: iterations (optimizer steps) from a model to checkpoints, a log and metrics."""
 
 import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from mmengine.config import Config
+from accelerate.utils import send_to_device
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from ..data.coco import CocoDataset, Unreadable
-from ..data.loader import TrainingSampler, evaluation_loader, training_loader, worker_count
-from ..evaluation.coco import CocoEvaluator
-from ..errors import InputError
+from ..data.loader import TrainingSampler, training_loader, worker_count
+from ..errors import InputError, RunError
 from .checkpoint import save_checkpoint
-from .config import OPTIMIZERS, Run, Schedule, lasting
-from .evaluate import evaluate, validation_losses
-
-
-def progress_bars(console: Console) -> Progress:
-    """Bars in a terminal, nothing elsewhere. Every task has a text field `note`."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
-                    disable=not console.is_terminal)  # fmt: skip
+from .config import OPTIMIZERS, Schedule
+from .evaluate import drop_unreadable, evaluate, progress_bars, validation_losses
+from .task import Task
 
 
 def learning_rate_factor(schedule: Schedule, iteration: int, max_iters: int) -> float:
-    """Factor on the learning rate of the step number `iteration`, counted from 0."""
+    """Return the factor on the learning rate of step number `iteration`, counted from 0."""
     if iteration < schedule.warmup_iters:
         done = iteration / schedule.warmup_iters
         return schedule.warmup_factor * (1 - done) + done
     if schedule.cosine:
-        left = max(1, max_iters - schedule.warmup_iters)
-        return 0.5 * (1 + math.cos(math.pi * (iteration - schedule.warmup_iters) / left))
+        remaining = max(1, max_iters - schedule.warmup_iters)
+        return 0.5 * (1 + math.cos(math.pi * (iteration - schedule.warmup_iters) / remaining))
     return schedule.gamma ** sum(iteration >= step for step in schedule.steps)
 
 
-def make_optimizer(settings: dict, model: nn.Module, scale: float) -> torch.optim.Optimizer:
-    """The optimizer over what trains, its learning rate multiplied by `scale`; fused unless the settings say how it runs."""
-    settings = dict(settings)
-    kind = OPTIMIZERS[settings.pop("type")]
-    if not {"fused", "foreach"} & settings.keys():
-        settings["fused"] = True
-    settings["lr"] = settings["lr"] * scale
-    return kind([p for p in model.parameters() if p.requires_grad], **settings)
+def make_optimizer(settings: Mapping[str, Any], model: nn.Module, scale: float) -> torch.optim.Optimizer:
+    """Return an optimizer of the trainable parameters.
+
+    Args:
+        settings: `type` and arguments; it is fused unless they set `fused` or `foreach`.
+        model: the model.
+        scale: factor on the learning rate.
+    """
+    arguments = {"lr": settings["lr"] * scale} | {k: v for k, v in settings.items() if k not in ("type", "lr")}
+    if not {"fused", "foreach"} & arguments.keys():
+        arguments["fused"] = True
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return OPTIMIZERS[settings["type"]](parameters, **arguments)
 
 
-@dataclass
 class Trainer:
     """One training run.
 
     Args:
-        cfg: the resolved config, saved in every checkpoint.
-        run: the same as typed values.
-        model: the detector, with its starting weights.
-        training, validation: the datasets.
-        folder: where log, checkpoints and metrics go; it exists.
-        state: the checkpoint to go on from, or None.
+        task: the task, with the config of the run.
+        model: the model, with its initial weights.
+        training: training data.
+        validation: validation data.
+        folder: existing folder for log and checkpoints.
+        console: where progress is printed.
+        state: checkpoint to continue from.
+
+    Raises:
+        InputError: The machine does not support the precision.
     """
 
-    cfg: Config
-    run: Run
-    model: nn.Module
-    training: CocoDataset
-    validation: CocoDataset
-    folder: Path
-    console: Console
-    state: dict | None = None
-    skipped: set[Path] = field(default_factory=set)
-
-    def __post_init__(self):
-        run = self.run
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        training: Any,
+        validation: Any,
+        folder: Path,
+        console: Console,
+        state: Mapping[str, Any] | None = None,
+    ):
+        self.task, self.config = task, task.config
+        self.training, self.validation = training, validation
+        self.folder, self.console = folder, console
         try:
-            self.accelerator = Accelerator(mixed_precision=run.precision)
-        except (ValueError, ImportError) as error:  # this machine cannot
-            raise InputError(f"precision={run.precision}: {error}".replace("\n", " ")) from None
-        self.world = self.accelerator.num_processes
-        self.workers = worker_count(run.workers, self.accelerator.device, self.world)
-        if run.compile:  # the heads' work depends on what they find, so a graph of the whole step would break there
-            for part in (self.model.backbone, self.model.neck):
+            self.accelerator = Accelerator(mixed_precision=self.config.precision)
+        except (ValueError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"precision={self.config.precision} cannot be used: {reason}") from None
+        self.device, self.world_size = self.accelerator.device, self.accelerator.num_processes
+        self.workers = worker_count(self.config.workers, self.device, self.world_size)
+        self.images_per_step = self.config.batch_size * self.config.accumulate * self.world_size
+        if self.config.compile:
+            for part in task.parts_to_compile(model):
                 part.compile()
-        per_step = run.batch_size * run.accumulate * self.world
-        scale = per_step / run.reference_batch_size
-        self.optimizer = make_optimizer(run.optimizer, self.model, scale)
+        self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(model))
         self.base_lr = self.optimizer.param_groups[0]["lr"]
-        if scale != 1:
-            self.console.print(f"learning rate {self.base_lr:g} = {run.optimizer['lr']:g} x {per_step} / "
-                               f"{run.reference_batch_size} (images a step / reference_batch_size)")  # fmt: skip
+        self.skipped: set[str] = set()
         self.iteration, self.best = 0, -math.inf
-        self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        if self.state is not None:
-            self.optimizer.load_state_dict(self.state["optimizer"])
-            self.iteration, self.best = self.state["iteration"], self.state["best"]
-        self.samples_seen = self.iteration * per_step
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.iteration, self.best = state["iteration"], state["best"]
 
-    def fit(self) -> tuple[dict[str, dict[str, float]], CocoEvaluator]:
-        """Train to `max_iters`, then return the final scores and the evaluator that holds the detections."""
-        run = self.run
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The model without the wrappers of mixed precision and distributed training."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def fit(self) -> dict[str, float]:
+        """Train to `max_iters` and return the final metrics."""
+        metrics = None
         batches = self._batches()
-        scores = None
-        with progress_bars(self.console) as progress, open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-            bar = progress.add_task("train", total=run.max_iters, completed=self.iteration, note="")
-            while self.iteration < run.max_iters:
-                started = time.perf_counter()
+        with progress_bars(self.console) as self.progress:
+            bar = self.progress.add_task("train", total=self.config.max_iters, completed=self.iteration, note="")
+            while self.iteration < self.config.max_iters:
+                start = time.perf_counter()
                 losses, lr = self._step(batches)
+                seconds = time.perf_counter() - start
                 self.iteration += 1
-                seconds = time.perf_counter() - started
-                progress.update(bar, advance=1, note=f"loss {losses['loss']:.3f} lr {lr:.2g}")
-                if self.iteration % run.log_every == 0 or self.iteration in (1, run.max_iters):
-                    self._log(log, {"iteration": self.iteration, "lr": lr, "seconds": round(seconds, 4),
-                                    **{k: round(v, 5) for k, v in losses.items()}})  # fmt: skip
-                    if not self.console.is_terminal:
-                        self.console.print(f"iteration {self.iteration}/{run.max_iters} loss {losses['loss']:.3f} "
-                                           f"lr {lr:.2g} {seconds:.2f} s")  # fmt: skip
-                last = self.iteration == run.max_iters
-                if last or (run.eval_every and self.iteration % run.eval_every == 0):
-                    scores = self._evaluate(progress)
-                    self._log(log, {"iteration": self.iteration, **scores[0], **self._validation_losses()})
-                    self._keep_best(scores[0])
-                if last or (run.checkpoint_every and self.iteration % run.checkpoint_every == 0):
-                    self._save("last.pt")
-        if scores is None:  # resumed at the end
-            with progress_bars(self.console) as progress:
-                scores = self._evaluate(progress)
+                self.progress.update(bar, advance=1, note=f"loss {losses['loss']:.3f} lr {lr:.2g}")
+                if self.iteration == 1 or self._is_due(self.config.log_every):
+                    self._report(losses, lr, seconds)
+                if self._is_due(self.config.eval_every) or self._is_due(self.config.checkpoint_every):
+                    self._save("last.pt")  # before the evaluation, which may fail
+                if self._is_due(self.config.eval_every):
+                    metrics = self._evaluate()
+            if metrics is None:  # resumed after the last iteration
+                metrics = self._evaluate()
         if self.skipped:
-            self.console.print(f"skipped {len(self.skipped)} unreadable image(s), first {min(self.skipped)}")
-        return scores
+            self.console.print(f"skipped {len(self.skipped)} item(s), first: {min(self.skipped)}")
+        return metrics
+
+    def _make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        lr, reference = self.config.optimizer["lr"], self.config.reference_batch_size
+        scale = self.images_per_step / reference
+        if scale != 1:
+            product = f"{lr * scale:g} = {lr:g} x {self.images_per_step} / {reference}"
+            self.console.print(f"learning rate {product} (images per step / reference_batch_size)")
+        return make_optimizer(self.config.optimizer, model, scale)
+
+    def _is_due(self, every: int | None) -> bool:
+        """Return whether something happens now that happens every so many iterations and at the end."""
+        return self.iteration == self.config.max_iters or (every is not None and self.iteration % every == 0)
 
     def _step(self, batches: Iterator[list]) -> tuple[dict[str, float], float]:
-        """One optimizer step over `accumulate` batches; returns the mean losses and the learning rate."""
-        run = self.run
-        lr = self.base_lr * learning_rate_factor(run.schedule, self.iteration, run.max_iters)
+        """Make one optimizer step over `accumulate` batches; return the mean losses and the learning rate."""
+        config = self.config
+        lr = self.base_lr * learning_rate_factor(config.schedule, self.iteration, config.max_iters)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()
-        means: dict[str, float] = {}
-        for turn in range(run.accumulate):
-            images, targets = zip(*next(batches))
-            # Decides the RoI sampling. After the batch, because a loader draws from the same generator when it starts.
-            part = self.iteration * run.accumulate + turn
-            torch.manual_seed(run.seed + part * self.world + self.accelerator.process_index)
-            device = self.accelerator.device
-            ids = [t["image_id"] for t in targets]
-            targets = [{k: v.to(device, non_blocking=True) for k, v in t.items() if isinstance(v, torch.Tensor)} for t in targets]
-            with self.accelerator.no_sync(self.model) if turn + 1 < run.accumulate else contextlib.nullcontext():
-                losses = self.model([image.to(device, non_blocking=True) for image in images], targets)
-                total = sum(losses.values())
-                values = {k: v.item() / run.accumulate for k, v in {"loss": total, **losses}.items()}
-                if not math.isfinite(values["loss"]):
-                    parts = ", ".join(f"{k} {v:g}" for k, v in values.items())
-                    raise InputError(f"loss is not finite at iteration {self.iteration + 1}, images {ids}: {parts}")
-                self.accelerator.backward(total / run.accumulate)
-            means = {k: means.get(k, 0.0) + v for k, v in values.items()}
-        if run.clip_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), run.clip_grad_norm)
+        mean_losses: dict[str, float] = {}
+        for micro_step in range(config.accumulate):
+            items = next(batches)
+            # Decides random sampling in the losses. After the batch: a starting loader draws from this generator too.
+            global_micro_step = self.iteration * config.accumulate + micro_step
+            torch.manual_seed(config.seed + global_micro_step * self.world_size + self.accelerator.process_index)
+            is_last = micro_step + 1 == config.accumulate
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                losses = self.task.losses(self.model, send_to_device(items, self.device, non_blocking=True))
+                total: Any = sum(losses.values())
+                values = {name: value.item() for name, value in {"loss": total, **losses}.items()}
+                self._check_finite(values, items)
+                self.accelerator.backward(total / config.accumulate)
+            for name, value in values.items():
+                mean_losses[name] = mean_losses.get(name, 0.0) + value / config.accumulate
+        if config.clip_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return means, lr
+        return mean_losses, lr
+
+    def _check_finite(self, losses: Mapping[str, float], items: list) -> None:
+        if not math.isfinite(losses["loss"]):
+            values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+            where = f"iteration {self.iteration + 1}, {self.task.describe_items(items)}"
+            raise RunError(f"the loss is not finite at {where}: {values}")
 
     def _batches(self) -> Iterator[list]:
-        run = self.run
-        sampler = TrainingSampler(len(self.training), run.seed, self.samples_seen, self.accelerator.process_index, self.world,
-                                  [image["width"] > image["height"] for image in self.training.images],
-                                  run.batch_size * self.world)  # fmt: skip
-        unreadable = set()
-        for items in training_loader(self.training, run.batch_size, self.workers, sampler):
-            bad = [item for item in items if isinstance(item, Unreadable)]
-            if bad and not run.skip_unreadable:
-                raise InputError(f"image {bad[0].path} is unreadable ({bad[0].reason}); skip_unreadable=true goes on")
-            unreadable.update(item.path for item in bad)
-            if len(unreadable) == len(self.training):
-                raise InputError(f"all training images are unreadable, {bad[0].path} for one ({bad[0].reason})")
+        """Yield batches of usable items without end."""
+        sampler = TrainingSampler(
+            len(self.training),
+            self.config.seed,
+            start=self.iteration * self.images_per_step,
+            rank=self.accelerator.process_index,
+            world_size=self.world_size,
+            grouping_flags=self.task.grouping_flags(self.training),
+            batch_size=self.config.batch_size * self.world_size,
+        )
+        unreadable: set[str] = set()
+        for items in training_loader(self.training, self.config.batch_size, self.workers, sampler):
+            items = drop_unreadable(self.task, items, unreadable)
             self.skipped |= unreadable
-            items = [item for item in items if not isinstance(item, Unreadable)]
+            if len(unreadable) == len(self.training):
+                raise InputError(f"no training item can be read; the first: {min(unreadable)}")
             if items:
                 yield items
 
-    def _evaluate(self, progress: Progress) -> tuple[dict[str, dict[str, float]], CocoEvaluator]:
-        loader = evaluation_loader(self.validation, self.workers)
-        bar = progress.add_task("evaluate", total=len(self.validation), note="")
-        model = self.accelerator.unwrap_model(self.model)
-        scores = evaluate(model, self.validation, loader, self.accelerator.device, self.run.eval_backend,
-                          lambda: progress.advance(bar), self.skipped if self.run.skip_unreadable else None)  # fmt: skip
-        progress.update(bar, visible=False)
-        return scores
-
-    def _validation_losses(self) -> dict[str, float]:
-        run = self.run
-        if not run.val_loss:
-            return {}
-        model = self.accelerator.unwrap_model(self.model)
-        sides, long_side = self.validation.short_sides, self.validation.long_side
-        dataset = CocoDataset(self.validation.annotations, training=True, short_side=sides[0], long_side=long_side,
-                              masks=getattr(model, "has_masks", False), flip=0.0)  # fmt: skip
-        return validation_losses(model, evaluation_loader(dataset, self.workers), self.accelerator.device)
-
-    def _keep_best(self, metrics: dict[str, dict[str, float]]) -> None:
-        score = metrics.get("segm", metrics["bbox"])["AP"]
-        if score > self.best:
-            self.best = score
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate, log the metrics, and save the model if it is the best so far."""
+        task, model = self.task, self.unwrapped_model
+        settings = (self.device, self.workers, self.skipped)
+        metrics = evaluate(task, model, self.validation, *settings, self.progress)
+        losses = {}
+        if self.config.val_loss:
+            losses = validation_losses(task, model, task.validation_loss_dataset(self.validation), *settings)
+        self._log({"iteration": self.iteration, **metrics, **losses})
+        if metrics[task.main_metric] > self.best:
+            self.best = metrics[task.main_metric]
             self._save("best.pt")
+            self._save("last.pt")  # a resumed run compares with this score
+        return metrics
 
     def _save(self, name: str) -> None:
         if self.accelerator.is_main_process:
-            annotations = self.training.annotations
-            save_checkpoint(self.folder / name, {
-                "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            content = {
+                "model": self.unwrapped_model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "iteration": self.iteration, "best": self.best,
-                "config": lasting(self.cfg).to_dict(),
-                "classes": {"ids": annotations.category_ids, "names": annotations.names},
-            })  # fmt: skip
+                "iteration": self.iteration,
+                "best": self.best,
+                "config": self.config.model_dump(),
+                "metadata": self.task.metadata(self.training),
+            }
+            save_checkpoint(self.folder / name, content)
 
-    def _log(self, log, entry: dict) -> None:
-        log.write(json.dumps(entry) + "\n")
-        log.flush()
+    def _report(self, losses: Mapping[str, float], lr: float, seconds: float) -> None:
+        rounded = {name: round(value, 5) for name, value in losses.items()}
+        self._log({"iteration": self.iteration, "lr": lr, "seconds": round(seconds, 4), **rounded})
+        if not self.console.is_terminal:
+            progress = f"iteration {self.iteration}/{self.config.max_iters}"
+            self.console.print(f"{progress} loss {losses['loss']:.3f} lr {lr:.2g} {seconds:.2f} s")
+
+    def _log(self, entry: Mapping[str, Any]) -> None:
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")

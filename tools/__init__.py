@@ -1,1 +1,1 @@
-"""Command-line programs. Each runs as a file (`python tools/train_coco.py`) or as a subcommand of `detbackbones`."""
+"""Command-line programs. Each runs as a file, e.g. `python tools/train_coco.py`, and as `detbackbones train`."""

@@ -1,25 +1,100 @@
-"""Command-line programs. Each runs as a file (`python tools/train_coco.py`) or through its console script."""
+"""What the command-line programs share, and the command `detbackbones`, which runs them as subcommands."""
 
+import ast
+import importlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from ..errors import InputError
+from detbackbones.errors import InputError, RunError, did_you_mean
+
+HELP = {"-h", "--help"}
+LITERALS = {"none": None, "true": True, "false": False}
+SUBCOMMANDS = {  # name -> module of this folder, meaning
+    "train": ("train_coco", "train, resume or evaluate a detector"),
+    "features": ("extract_features", "write the features of images to files"),
+    "describe": ("describe", "print the geometry and cost of a backbone"),
+    "verify": ("verify_dilation", "compare a dilated backbone with its undilated form"),
+    "bench": ("bench", "measure speed and memory (in a clone of the repository only)"),
+}
 
 
-def command(
-    usage: str, body: Callable[[list[str], list[str]], int | None], arguments: Sequence[str] | None, bare: bool = False
-) -> int:
-    """Run `body(names, pairs)` on the command line, of which `key=value` are the pairs; the exit status.
+def parse_pairs(words: Sequence[str]) -> dict[str, Any]:
+    """Parse `key=value` words.
 
-    `usage` is printed for -h, and without arguments unless the program can run `bare`. An InputError ends in its one
-    line and status 2.
+    A value is a Python literal, `none`, `true` or `false` in any case, or else text.
+
+    Raises:
+        InputError: A word has no "=" or no key.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments) or not (arguments or bare):
-        print(usage)
-        return 0
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"expected key=value, got {word!r}")
+        try:
+            values[key] = LITERALS[text.lower()] if text.lower() in LITERALS else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return values
+
+
+def one_name(names: Sequence[str], what: str) -> str:
+    """Return the only word of `names`. Raises InputError if there is none or another."""
+    if len(names) != 1:
+        raise InputError(f"expected one {what}, got {' and '.join(names) or 'none'}")
+    return names[0]
+
+
+def run_command(
+    body: Callable[[list[str], dict[str, Any]], int | None],
+    usage: str | Callable[[list[str]], str],
+    words: Sequence[str] | None = None,
+    needs_words: bool = True,
+) -> int:
+    """Run a program on its command line.
+
+    Args:
+        body: called with the plain words and the parsed `key=value` words; returns the exit status, None for 0.
+        usage: the help text, or a function that makes it from the plain words.
+        words: the command line, `sys.argv[1:]` if not given.
+        needs_words: print the usage if the command line is empty.
+
+    Returns:
+        The exit status: 2 after an InputError and 1 after a RunError, which are printed as one line.
+    """
+    words = sys.argv[1:] if words is None else list(words)
+    names = [word for word in words if "=" not in word and word not in HELP]
     try:
-        return body([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a]) or 0
-    except InputError as error:
+        if HELP & set(words) or (needs_words and not words):
+            print(usage if isinstance(usage, str) else usage(names))
+            return 0
+        return body(names, parse_pairs([word for word in words if "=" in word])) or 0
+    except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run `detbackbones SUBCOMMAND ...`; the module of a subcommand is imported only when it runs."""
+    words = sys.argv[1:] if words is None else list(words)
+    lines = [f"    {name:<10}{meaning}" for name, (_, meaning) in SUBCOMMANDS.items()]
+    usage = "\n".join(["usage: detbackbones SUBCOMMAND [word or key=value ...]; SUBCOMMAND --help says more\n", *lines])
+    return run_command(lambda names, _: _import_subcommand(names).main(words[1:]), usage, words[:1])
+
+
+def _import_subcommand(names: Sequence[str]) -> Any:
+    name = one_name(names, "subcommand")
+    if name not in SUBCOMMANDS:
+        raise InputError(f"unknown subcommand {name!r}; {did_you_mean(name, SUBCOMMANDS)}")
+    try:
+        return importlib.import_module(f"detbackbones.tools.{SUBCOMMANDS[name][0]}")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("detbackbones."):
+            raise
+        message = f"{name} is not installed ({error.name} is missing); run it in a clone of the repository"
+        raise InputError(message) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,29 +1,32 @@
 """Write the features of images to files, with their geometry.
 
     python tools/extract_features.py IMAGE_OR_FOLDER ... out=FOLDER [key=value ...]
+    detbackbones features IMAGE_OR_FOLDER ... out=FOLDER [key=value ...]
 
-    backbone=resnet50   weights=torchvision:IMAGENET1K_V2 (or a path, none)   neck=none|fpn|...
-    features=(c2,c3,c4,c5)   short_side=none   batch_size=8   format=npz|safetensors   picture=false
-    model.KEY=VALUE hands an argument to the backbone, e.g. model.output_stride=8
+    backbone=resnet50   weights=torchvision:IMAGENET1K_V2 (or a path, none)   neck=fpn (none)
+    features=(c2,c3,c4,c5)   short_side=none   batch_size=8   format=npz|safetensors   visualize=false
+    model.KEY=VALUE sets an argument of the backbone, e.g. model.output_stride=8
+    imports=MODULE imports a module that registers backbones of your own
 
-Each image gives OUT/<its name>.npz (or .safetensors) with a float32 array C x H x W for every level and the specs as
-JSON under "specs". `picture=true` adds a PNG of each level's strength over the image. Images of one size go through the
-network together, so padding never touches a feature. A run that was stopped goes on where it stopped.
+Each image gives OUT/<its name>.npz (or .safetensors) with a float32 array C x H x W per level, and the specs of the
+levels as JSON under "specs". `visualize=true` adds a PNG that shows the activation of each level over the image. Images
+of one size go through the network together, so padding never touches a feature. An interrupted run continues where it
+stopped.
 """
 
+import contextlib
 import itertools
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -31,157 +34,163 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from detbackbones import FeatureSpec, InputError, build_backbone, build_neck
-from detbackbones.data.coco import read_rgb, resized
-from detbackbones.engine.config import parse_words
-from detbackbones.errors import did_you_mean
-from detbackbones.tools.cli import command
+from detbackbones.backbones.base import Backbone
+from detbackbones.data.transforms import read_rgb, resized_shape
+from detbackbones.errors import InputError, did_you_mean
+from detbackbones.registry import build_backbone, build_neck, import_modules
+from detbackbones.tools.cli import run_command
+from detbackbones.visualization.features import save_feature_maps
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-DEFAULTS = {"out": None, "backbone": "resnet50", "weights": None, "neck": None, "features": None, "short_side": None,
-            "batch_size": 8, "format": "npz", "picture": False}  # fmt: skip
+FORMATS = ("npz", "safetensors")
 SETTINGS_FILE = "settings.json"
+DEFAULTS: dict[str, Any] = {
+    "out": None,
+    "backbone": "resnet50",
+    "weights": None,
+    "neck": None,
+    "features": None,
+    "short_side": None,
+    "batch_size": 8,
+    "format": "npz",
+    "visualize": False,
+}
 
 
-def find_images(inputs: list[str]) -> dict[Path, Path]:
-    """Name below `out` without ending -> image file; a folder is searched with its subfolders, whose names are kept."""
-    found: dict[Path, Path] = {}
-    for given in map(Path, inputs):
-        if given.is_dir():
-            files = [(path.relative_to(given), path) for path in sorted(given.rglob("*")) if path.suffix.lower() in SUFFIXES]
-            if not files:
-                raise InputError(f"folder {given} holds no image ({', '.join(SUFFIXES)})")
-        elif given.is_file():
-            files = [(Path(given.name), given)]
-        else:
-            raise InputError(f"image or folder {given} does not exist")
-        for name, path in files:
-            name = name.with_suffix("")
-            if name in found and found[name] != path:
-                raise InputError(f"{found[name]} and {path} would both be written to {name}; extract them to two folders")
-            found[name] = path
-    return found
+def check_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with their defaults. Raises InputError for an unknown key or a value that does not fit."""
+    for key in values:
+        if key not in DEFAULTS:
+            raise InputError(f"unknown key {key!r}; {did_you_mean(key, DEFAULTS)}")
+    settings = DEFAULTS | values
+    if settings["out"] is None:
+        raise InputError("out=FOLDER is missing: where to write the features")
+    if settings["format"] not in FORMATS:
+        raise InputError(f"format must be one of {', '.join(FORMATS)}, got {settings['format']!r}")
+    for key in ("batch_size", "short_side"):
+        if settings[key] is not None and (not isinstance(settings[key], int) or settings[key] < 1):
+            raise InputError(f"{key} must be an int of at least 1, got {settings[key]!r}")
+    if isinstance(settings["features"], str):  # (c2,c3) is not a Python literal
+        settings["features"] = re.findall(r"\w+", settings["features"])
+    return settings
 
 
-def read_image(path: Path, short_side: int | None) -> Tensor:
-    try:
-        image = read_rgb(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"image {path} is unreadable ({error})") from None
-    size = resized(*image.shape[-2:], short_side, None)
-    return image if size == tuple(image.shape[-2:]) else TF.resize(image, list(size), antialias=True)
+def build_extractor(settings: dict[str, Any], arguments: dict[str, Any], device: torch.device) -> tuple[Backbone, Any]:
+    """Return a backbone, and the neck on it or None, in evaluation mode."""
+    torch.manual_seed(0)  # a continued run gets the same random weights
+    levels = {} if settings["features"] is None else {"out_features": settings["features"]}
+    backbone = build_backbone(settings["backbone"], weights=settings["weights"], **levels, **arguments)
+    neck = build_neck(settings["neck"], backbone.feature_specs).eval().to(device) if settings["neck"] else None
+    return backbone.eval().to(device), neck
+
+
+def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
+    """Return image files by their name below `out`, without suffix; folders are searched with their subfolders."""
+    images: dict[Path, Path] = {}
+    if not inputs:
+        raise InputError("expected images or folders, got none")
+    for path in map(Path, inputs):
+        if not path.exists():
+            raise InputError(f"image or folder {path} does not exist")
+        files = (
+            [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES] if path.is_dir() else [path]
+        )
+        if not files:
+            raise InputError(f"folder {path} has no image ({', '.join(SUFFIXES)})")
+        for file in files:
+            name = file.relative_to(path if path.is_dir() else path.parent).with_suffix("")
+            if images.setdefault(name, file) != file:
+                raise InputError(f"{images[name]} and {file} would both be written to {name}; use two folders")
+    return images
 
 
 def batches(images: dict[Path, Path], batch_size: int) -> Iterator[list[tuple[Path, Path]]]:
-    """Lists of (name, path) of at most `batch_size` images of one size."""
-
-    def size(item: tuple[Path, Path]) -> tuple[int, int]:
-        try:
-            with Image.open(item[1]) as file:
-                return file.size
-        except OSError as error:
-            raise InputError(f"image {item[1]} is unreadable ({error})") from None
-
-    for _, group in itertools.groupby(sorted(images.items(), key=size), key=size):
-        same = list(group)
-        for start in range(0, len(same), batch_size):
-            yield same[start : start + batch_size]
+    """Yield lists of (name, path) of at most `batch_size` images of one size."""
+    sizes = {}
+    for name, path in images.items():
+        with reported(path), Image.open(path) as file:
+            sizes[name] = file.size
+    for _, group in itertools.groupby(sorted(images, key=lambda name: (sizes[name], name)), key=sizes.get):
+        names = list(group)
+        for start in range(0, len(names), batch_size):
+            yield [(name, images[name]) for name in names[start : start + batch_size]]
 
 
-def write(path: Path, features: dict[str, np.ndarray], specs: str) -> None:
-    """Written beside its place, then moved: a file that is there is whole."""
+def read_image(path: Path, short_side: int | None) -> Tensor:
+    """Return an image as 3 x H x W uint8, resized so that its short side has `short_side` pixels."""
+    with reported(path):
+        image = read_rgb(path)
+    size = resized_shape(image.shape[-2], image.shape[-1], short_side, None)
+    return image if size == tuple(image.shape[-2:]) else TF.resize(image, list(size), antialias=True)
+
+
+@contextlib.contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Turn the errors of an image that does not decode into an InputError that names it."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"image {path} is unreadable ({error})") from None
+
+
+def write_features(path: Path, features: dict[str, np.ndarray], specs: str) -> None:
+    """Write to a temporary file, then rename it, so that a file that exists is complete."""
     temporary = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         with open(temporary, "wb") as file:
-            np.savez(file, specs=np.array(specs), **features)
+            np.savez(file, specs=np.array(specs), **features)  # type: ignore[arg-type]
     else:
         save_file(features, temporary, metadata={"specs": specs})
     os.replace(temporary, path)
 
 
-def save_levels(path: Path, image: Tensor, features: dict[str, np.ndarray], specs: list[FeatureSpec]) -> None:
-    """The image, and over it for every level how strong its cells are: the channels' root mean square, weak to strong."""
-    height, width = image.shape[-2:]
-    columns = min(6, len(features) + 1)
-    rows = -(-(len(features) + 1) // columns)
-    figure = Figure(figsize=(columns * 2.6, rows * (2.6 * height / width + 0.3)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    pixels = image.permute(1, 2, 0).numpy()
-    axes[0].set_title(f"{width} x {height}", fontsize=8)
-    for axis, (level, feature), spec in zip(axes[1:], features.items(), specs):
-        strength = torch.from_numpy(np.sqrt((feature**2).mean(0)))[None, None]
-        padded = (strength.shape[-2] * spec.stride, strength.shape[-1] * spec.stride)  # cells stand at multiples of the stride
-        strength = F.interpolate(strength, size=padded, mode="nearest")[0, 0, :height, :width].numpy()
-        low, high = np.percentile(strength, (1, 99))
-        axis.imshow(pixels)
-        axis.imshow(strength, cmap="inferno", alpha=0.65, vmin=low, vmax=max(high, low + 1e-12))
-        axis.set_title(f"{level}: {feature.shape[0]} x {feature.shape[1]} x {feature.shape[2]}, stride {spec.stride}", fontsize=8)
-    axes[0].imshow(pixels)
-    for axis in axes:
-        axis.axis("off")
-    figure.savefig(path)
+def prepare_folder(settings: dict[str, Any], arguments: dict[str, Any], specs: list[dict]) -> None:
+    """Create the folder and note the settings in it. Raises InputError if it has features of other settings."""
+    kept = {key: settings[key] for key in ("backbone", "weights", "neck", "short_side", "format")}
+    text = json.dumps(kept | {"arguments": arguments, "specs": specs}, default=str, indent=2) + "\n"
+    file = Path(settings["out"]) / SETTINGS_FILE
+    if file.exists() and json.loads(file.read_text()) != json.loads(text):
+        raise InputError(f"{file.parent} has features of other settings ({file}); choose another folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
 
 
 @torch.inference_mode()
-def extract(inputs: list[str], settings: dict, console: Console) -> None:
-    arguments = {key.removeprefix("model."): settings.pop(key) for key in list(settings) if key.startswith("model.")}
-    for key in settings:
-        if key not in DEFAULTS:
-            raise InputError(f"unknown key {key!r}; {did_you_mean(key, DEFAULTS)}")
-    chosen = DEFAULTS | settings
-    if not inputs or chosen["out"] is None:
-        raise InputError("name images or folders, and the folder to write to with out=FOLDER")
-    if chosen["format"] not in ("npz", "safetensors"):
-        raise InputError(f"format={chosen['format']!r}; known: npz, safetensors")
-    for key in ("batch_size", "short_side"):
-        if chosen[key] is not None and (not isinstance(chosen[key], int) or chosen[key] < 1):
-            raise InputError(f"{key}={chosen[key]!r} must be a whole number of at least 1")
-    features = chosen["features"]
-    if isinstance(features, str):
-        features = tuple(name.strip() for name in features.strip("()[]").split(",") if name.strip())
+def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
+    """Write the features of the images that have none in the folder yet."""
+    console = Console()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    import_modules(values.pop("imports", ()))
+    arguments = {key.removeprefix("model."): values.pop(key) for key in list(values) if key.startswith("model.")}
+    settings = check_settings(values)
     images = find_images(inputs)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = build_backbone(chosen["backbone"], weights=chosen["weights"], **arguments,
-                              **({} if features is None else {"out_features": features})).eval().to(device)  # fmt: skip
-    neck = build_neck(chosen["neck"], backbone.feature_specs).eval().to(device) if chosen["neck"] else None
+    backbone, neck = build_extractor(settings, arguments, device)
     specs = [*backbone.feature_specs, *(neck.feature_specs if neck else ())]
-
-    out = Path(chosen["out"])
-    same = {**{k: chosen[k] for k in ("backbone", "weights", "neck", "short_side", "format")}, "arguments": arguments,
-            "specs": [asdict(spec) for spec in specs]}  # fmt: skip
-    same = json.loads(json.dumps(same, default=str))
-    kept = out / SETTINGS_FILE
-    if kept.exists() and json.loads(kept.read_text()) != same:
-        raise InputError(f"{out} holds features of other settings ({kept}); choose another folder")
-    todo = {name: path for name, path in images.items() if not (out / f"{name}.{chosen['format']}").exists()}
-    work = list(batches(todo, chosen["batch_size"]))
-    for part in ("backbone",) * (chosen["weights"] is None) + ("neck",) * (neck is not None):
+    spec_dicts = [asdict(spec) for spec in specs]
+    targets = {name: Path(settings["out"]) / f"{name}.{settings['format']}" for name in images}
+    missing = {name: path for name, path in images.items() if not targets[name].exists()}
+    work = list(batches(missing, settings["batch_size"]))
+    prepare_folder(settings, arguments, spec_dicts)
+    for part in ("backbone",) * (settings["weights"] is None) + ("neck",) * (neck is not None):
         console.print(f"the {part} has random weights", style="yellow")
-    if len(todo) < len(images):
-        console.print(f"{len(images) - len(todo)} of {len(images)} images are there already")
-    out.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(same, indent=2) + "\n")
+    if len(missing) < len(images):
+        console.print(f"{len(images) - len(missing)} of {len(images)} images have features already")
     for batch in track(work, "extract", console=console):
-        pixels = torch.stack([read_image(path, chosen["short_side"]) for _, path in batch])
-        maps = backbone(backbone.preprocess(pixels.to(device)))
-        maps = maps | (neck(maps) if neck else {})
+        pixels = torch.stack([read_image(path, settings["short_side"]) for _, path in batch])
+        features = backbone(backbone.preprocess(pixels.to(device)))
+        features = features | neck(features) if neck else features
         for index, (name, _) in enumerate(batch):
-            target = out / f"{name}.{chosen['format']}"
-            own = {level: feature[index].float().contiguous().cpu().numpy() for level, feature in maps.items()}
-            write(target, own, json.dumps([asdict(spec) for spec in specs]))
-            if chosen["picture"]:
-                save_levels(out / f"{name}.png", pixels[index], own, specs)
-    console.print(f"{len(todo)} images, {', '.join(spec.name for spec in specs)} -> {out}")
+            arrays = {level: map_[index].float().contiguous().cpu().numpy() for level, map_ in features.items()}
+            write_features(targets[name], arrays, json.dumps(spec_dicts))
+            if settings["visualize"]:
+                save_feature_maps(targets[name].with_suffix(".png"), pixels[index], arrays, specs)
+    console.print(f"{len(missing)} images, {', '.join(spec.name for spec in specs)} -> {settings['out']}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    def body(names: list[str], pairs: list[str]) -> None:
-        torch.manual_seed(0)  # without weights, a run that goes on has the same random ones
-        extract(names, parse_words(pairs), Console())
-
-    return command(__doc__, body, arguments)
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; return the exit status."""
+    return run_command(extract, __doc__, words)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,46 @@
-"""Measure the a-trous identity of a backbone and show its geometry.
+"""Measure the a-trous identity of a backbone and print its geometry.
 
-    python tools/verify.py BACKBONE [argument=value ...]      e.g.  resnet101_dilated  stride_in_1x1=true  size=(97,130)
+    python tools/verify_dilation.py BACKBONE [argument=value ...]      e.g.  resnet101_dilated  size=(97,130)
+    detbackbones verify BACKBONE [argument=value ...]
 
-Arguments are the backbone's own; `size` is the height and width of the random image. Exit code 0 where every level is
-within 1e-4 of its undilated self, 1 where not, 2 for a bad input.
+Arguments are those of the backbone; `size` is height and width of the random image, `imports` names modules that
+register backbones of your own. The exit code is 0 if every level is within 1e-4 of its undilated form, 1 if not, 2 for
+bad input.
 """
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from detbackbones import InputError, describe, verify_dilation
-from detbackbones.backbones.verify import EXACT
-from detbackbones.engine.config import parse_words
-from detbackbones.tools.cli import command
+from detbackbones.backbones.describe import describe
+from detbackbones.backbones.verify import TOLERANCE, verify_dilation
+from detbackbones.errors import InputError
+from detbackbones.registry import import_modules
+from detbackbones.tools.cli import one_name, run_command
 
 
-def verify(names: list[str], pairs: list[str]) -> int:
-    if len(names) != 1:
-        raise InputError(f"one backbone at a time, not {' and '.join(names) or 'none'}")
-    settings = parse_words(pairs)
-    size = settings.pop("size", (97, 130))
+def verify(names: Sequence[str], arguments: dict[str, Any]) -> int:
+    """Print the description and the error of every level; return 0 if all are exact, else 1."""
+    name = one_name(names, "backbone")
+    import_modules(arguments.pop("imports", ()))
+    size = arguments.pop("size", (97, 130))
     if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
-        raise InputError(f"size={size!r} is not (height,width)")
+        raise InputError(f"size must be (height,width) in pixels, got {size!r}")
     torch.manual_seed(0)
-    description = describe(names[0], **settings)
-    errors = verify_dilation(names[0], size, **settings)
+    description = describe(name, **arguments)
+    errors = verify_dilation(name, (size[0], size[1]), **arguments)
     print(description)
-    print(f"\nmax|dilated - undilated| / max|undilated| on a {size[0]} x {size[1]} image, float32, random norm statistics:")
-    for name, error in errors.items():
-        print(f"  {name}  {error:.1e}  {'exact' if error <= EXACT else 'not exact'}")
-    return 0 if max(errors.values()) <= EXACT else 1
+    print(f"\nmax|dilated - undilated| / max|undilated|, {size[0]} x {size[1]} image, float32, random norm statistics:")
+    for level, error in errors.items():
+        print(f"  {level}  {error:.1e}  {'exact' if error <= TOLERANCE else 'not exact'}")
+    return 0 if max(errors.values()) <= TOLERANCE else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(__doc__, verify, arguments)
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; return the exit status."""
+    return run_command(verify, __doc__, words)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""COCO 2017 with the short side drawn from 640 to 800, as the field trains its 3x schedule."""
+"""COCO 2017 with the short side drawn from 640 to 800, as in detectron2's 3x schedule."""
 
 _base_ = ["coco.py"]
 

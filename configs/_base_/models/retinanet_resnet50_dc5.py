@@ -1,4 +1,4 @@
-"""RetinaNet on a C5 of stride 16 alone, projected to the width of the head by a pyramid of one level."""
+"""RetinaNet on C5 at stride 16, projected to the width of the head by a pyramid of one level."""
 
 model = dict(
     type="retinanet",

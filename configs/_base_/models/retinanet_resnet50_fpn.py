@@ -3,5 +3,5 @@
 model = dict(
     type="retinanet",
     backbone=dict(type="resnet50", out_features=("c3", "c4", "c5"), weights="torchvision:IMAGENET1K_V1"),
-    neck=dict(type="fpn", extra_levels="p6p7_on_c5"),
+    neck=dict(type="fpn", extra_levels="conv_on_input"),
 )

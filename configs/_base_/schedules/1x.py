@@ -1,4 +1,4 @@
-"""The field's 1x schedule: 90,000 steps of 16 images, about 12 epochs of COCO (detectron2, MODEL_ZOO.md)."""
+"""The 1x schedule: 90,000 steps of 16 images, about 12 epochs of COCO (detectron2, MODEL_ZOO.md)."""
 
 max_iters = 90_000
 batch_size = 16

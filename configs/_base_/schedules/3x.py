@@ -1,4 +1,4 @@
-"""The field's 3x schedule: 270,000 steps of 16 images, about 37 epochs of COCO (detectron2, MODEL_ZOO.md)."""
+"""The 3x schedule: 270,000 steps of 16 images, about 37 epochs of COCO (detectron2, MODEL_ZOO.md)."""
 
 _base_ = ["1x.py"]
 

@@ -1,0 +1,114 @@
+"""What the engine asks of a task. The trainer, the evaluation loop and the checkpoints know nothing else about it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..registry import TASKS, lookup
+from ..weights.sources import read_file
+from .checkpoint import find_checkpoint, fine_tune
+from .config import TrainConfig
+
+Split = Literal["train", "val"]
+
+
+class Task(Protocol):
+    """A kind of problem: its data, model, losses and metrics. Register a subclass in `TASKS`.
+
+    A dataset is indexed with `(index, seed)`, the seed decides augmentation; an item is whatever the task makes of it.
+    Batches are lists of items; the engine moves the tensors in them to the device.
+
+    Attributes:
+        config_class: class of the config, with the keys that the task adds.
+        main_metric: metric by which the best checkpoint is chosen; larger is better.
+        config: the checked and resolved config.
+    """
+
+    config_class: ClassVar[type[TrainConfig]] = TrainConfig
+    main_metric: str
+    config: Any
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    def open_split(self, split: Split) -> Any:
+        """Open and check the dataset of a split. Raises InputError if it cannot be used."""
+
+    def build_model(self, metadata: Mapping[str, Any], load_weights: bool) -> nn.Module:
+        """Build the model for data that `metadata` describes; `load_weights=False` if a checkpoint follows."""
+
+    def losses(self, model: nn.Module, items: Sequence[Any]) -> dict[str, Tensor]:
+        """Return scalar losses by name; their sum is minimised.
+
+        In training mode it must call the model itself, which may be wrapped for mixed precision or several processes.
+        In evaluation mode it returns validation losses.
+        """
+
+    def predict(self, model: nn.Module, items: Sequence[Any]) -> Sequence[Any]:
+        """Return an output per item, in the form that the evaluator takes. The model is in evaluation mode."""
+
+    def evaluator(self, dataset: Any) -> Any:
+        """Return an object with `update(items, outputs)` and `compute()`, which returns the metrics by name."""
+
+    # The methods below have defaults.
+
+    @classmethod
+    def expand_config(cls, values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a config in the form that `overrides` are merged into, such as names as dicts."""
+        return values
+
+    @classmethod
+    def resolve_config(cls, config: Any) -> Any:
+        """Check the model's arguments and write out what was left to defaults. Raises InputError."""
+        return config
+
+    @classmethod
+    def describe_model(cls, config: Any) -> list[str]:
+        """Return help texts on the model's keys."""
+        return []
+
+    def metadata(self, dataset: Any) -> dict[str, Any]:
+        """Return what the model must know about the data, as plain values.
+
+        It is saved in checkpoints, and must be the same in training, validation, resuming and evaluation.
+        """
+        return {}
+
+    def start_from(self, model: nn.Module, path: str, metadata: Mapping[str, Any]) -> list[str]:
+        """Load weights of another run, or another state dict; return the keys that keep their random values."""
+        return fine_tune(model, read_file(find_checkpoint(path)), path)
+
+    def unreadable(self, item: Any) -> str | None:
+        """Return None for a usable item, else what is wrong with it: "image a.jpg is unreadable (truncated)"."""
+        return None
+
+    def describe_items(self, items: Sequence[Any]) -> str:
+        """Name the items of a batch in an error message."""
+        return f"a batch of {len(items)}"
+
+    def grouping_flags(self, dataset: Any) -> Sequence[bool] | None:
+        """Return a flag per item; items of equal flags come in one batch if possible."""
+        return None
+
+    def parts_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
+        """Return the parts that `compile=true` compiles."""
+        return [model]
+
+    def validation_loss_dataset(self, dataset: Any) -> Any:
+        """Return the validation data with items that `losses` takes."""
+        return dataset
+
+    def metrics_table(self, metrics: Mapping[str, float]) -> Any:
+        """Return text or a rich table of the metrics for the terminal."""
+        return "\n".join(f"{name}  {value:.4f}" for name, value in metrics.items())
+
+    def save_pictures(self, model: nn.Module, dataset: Any, folder: Path, device: torch.device) -> None:
+        """Write pictures of predictions into the folder of a run."""
+
+
+def build_task(config: TrainConfig) -> Task:
+    """Return the task that a loaded config names."""
+    return lookup(TASKS, config.task)(config)

@@ -1,0 +1,65 @@
+"""Checkpoints: what they refuse, and fine-tuning from another number of classes."""
+
+import json
+
+import pytest
+import torch
+from tiny_runs import NARROW
+from torch import nn
+
+from detbackbones import InputError
+from detbackbones.engine.checkpoint import fine_tune, load_weights, read_checkpoint, save_checkpoint
+from detbackbones.engine.config import DEFAULT_CONFIG, load_config
+from detbackbones.engine.runs import run
+
+
+def test_what_is_not_a_checkpoint(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.pt does not exist"):
+        read_checkpoint(tmp_path / "nowhere.pt")
+    (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(InputError, match=r"broken\.pt cannot be read"):
+        read_checkpoint(tmp_path / "broken.pt")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt is not a detbackbones checkpoint \(missing: config, metadata\)"):
+        read_checkpoint(tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"last\.pt does not exist.*broken\.pt, other\.pt"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", {"model": {}, "config": {}, "metadata": {}})
+    with pytest.raises(AttributeError):
+        save_checkpoint(tmp_path / "last.pt", {"model": lambda: None})  # cannot be pickled
+    assert read_checkpoint(tmp_path)["model"] == {}
+
+
+def test_layers_of_classes_may_differ_and_no_others():
+    source, target = nn.ModuleDict({"body": nn.Linear(2, 2), "classes": nn.Linear(2, 3)}), None
+    target = nn.ModuleDict({"body": nn.Linear(2, 2), "classes": nn.Linear(2, 5)})
+    with pytest.raises(InputError, match=r"other\.pt does not fit.*classes\.weight"):
+        load_weights(target, source.state_dict(), "other.pt")
+    before = target["classes"].weight.clone()
+    assert fine_tune(target, source.state_dict(), "other.pt", ["classes."]) == ["classes.weight", "classes.bias"]
+    assert torch.equal(target["body"].weight, source["body"].weight)
+    assert torch.equal(target["classes"].weight, before)
+    with pytest.raises(InputError, match="classes"):
+        fine_tune(target, source.state_dict(), "other.pt", ["body."])
+
+
+def test_fine_tuning_a_detector_from_another_number_of_classes(shapes, here, capsys):
+    settings = {"data_root": str(shapes), "max_iters": 1, **NARROW}
+    run(load_config(DEFAULT_CONFIG, {**settings, "work_dir": "five"}))
+    content = json.loads((shapes / "instances_train.json").read_text())
+    content["categories"] = content["categories"][:2]
+    ids = [category["id"] for category in content["categories"]]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in ids]
+    (here / "two.json").write_text(json.dumps(content))
+    two = {"train.ann_file": "two.json", "val.ann_file": "two.json", "optimizer.lr": 0.0}
+    run(load_config(DEFAULT_CONFIG, {**settings, **two, "work_dir": "two", "init_from": "five/last.pt"}))
+    assert "cls_score.weight" in "".join(capsys.readouterr().out.split())
+    five, two = (torch.load(here / name / "last.pt", weights_only=True)["model"] for name in ("five", "two"))
+    assert two["roi_heads.box_predictor.cls_score.weight"].shape[0] == 3
+    assert torch.equal(two["backbone.conv1.weight"], five["backbone.conv1.weight"])
+    evaluation = {"eval_only": True, "checkpoint": "five", "val.ann_file": "two.json"}
+    with pytest.raises(InputError, match=r"category_ids \[2, 7\], expected \[2, 7, 13, 44, 90\]"):
+        run(load_config(DEFAULT_CONFIG, {**settings, **evaluation}))

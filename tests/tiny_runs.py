@@ -1,0 +1,47 @@
+"""Runs that take seconds: a handful of generated images and a very narrow network. Imported by conftest files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from detbackbones.data.shapes import ShapesSpec, ensure_shapes
+
+NARROW = {
+    "model.neck.out_channels": 8,
+    "model.rpn.post_nms_top_n": (20, 10),
+    "model.roi_heads.box_head_dim": 8,
+    "model.roi_heads.mask_channels": (8,),
+    "model.roi_heads.mask_dim": 8,
+    "model.roi_heads.score_thresh": 0.0,
+    "batch_size": 2,
+    "workers": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A dataset in COCO's format of 12 training and 3 validation images of 64 px."""
+    return ensure_shapes(ShapesSpec(num_train=12, num_val=3, side=64), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def words(values: dict) -> list[str]:
+    """Settings as words of a command line."""
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def logged_losses(folder: Path) -> list[float]:
+    """The training losses in a run's log."""
+    return [entry["loss"] for entry in read_log(folder) if "loss" in entry]

@@ -1,0 +1,1 @@
+from tiny_runs import here, shapes  # noqa: F401

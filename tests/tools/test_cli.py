@@ -1,0 +1,86 @@
+"""What the command-line programs share, and the command `detbackbones`."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from detbackbones import InputError
+from detbackbones.errors import RunError
+from detbackbones.tools import cli
+from detbackbones.tools.cli import SUBCOMMANDS, main, one_name, parse_pairs, run_command
+
+
+def test_values_are_literals_or_text():
+    words = ["a=1", "b=(1,2)", "c=none", "d=True", "e=resnet50", "f=x=y", "g={'k': 1e-3}", "h=(c2,c3)", "i="]
+    assert parse_pairs(words) == {
+        "a": 1,
+        "b": (1, 2),
+        "c": None,
+        "d": True,
+        "e": "resnet50",
+        "f": "x=y",
+        "g": {"k": 1e-3},
+        "h": "(c2,c3)",
+        "i": "",
+    }
+    with pytest.raises(InputError, match="key=value, got '=3'"):
+        parse_pairs(["=3"])
+
+
+def test_errors_are_one_line_with_an_exit_code(capsys):
+    def fail(names, values):
+        raise values["error"](f"no {names[0]}")
+
+    for error, status in ((InputError, 2), (RunError, 1)):
+        assert run_command(lambda names, values: fail(names, {"error": error}), "usage", ["x"]) == status  # noqa: B023
+        assert capsys.readouterr().err == "error: no x\n"
+    assert run_command(lambda names, values: 7, "usage", ["x"]) == 7
+
+
+def test_usage(capsys):
+    for words in ([], ["-h"], ["x", "--help"]):
+        assert run_command(lambda names, values: 7, lambda names: f"usage {names}", words) == 0
+        assert capsys.readouterr().out == f"usage {words[:-1]}\n"
+    assert run_command(lambda names, values: 7, "usage", [], needs_words=False) == 7
+
+
+def test_one_name():
+    assert one_name(["resnet50"], "backbone") == "resnet50"
+    with pytest.raises(InputError, match="one backbone, got none"):
+        one_name([], "backbone")
+    with pytest.raises(InputError, match="one backbone, got a and b"):
+        one_name(["a", "b"], "backbone")
+
+
+def test_subcommands_are_listed_and_run(capsys):
+    for words in ([], ["--help"]):
+        assert main(words) == 0
+        printed = capsys.readouterr().out
+        assert all(f"    {name} " in printed for name in SUBCOMMANDS)
+    for name, (module, _) in SUBCOMMANDS.items():
+        assert main([name, "--help"]) == 0
+        assert f"tools/{module}.py" in capsys.readouterr().out
+    assert main(["trian"]) == 2
+    assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_bench_outside_a_clone_ends_in_one_line(monkeypatch, capsys):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="detbackbones.benchmarks")
+
+    monkeypatch.setattr(cli.importlib, "import_module", missing)
+    assert main(["bench", "features"]) == 2
+    error = capsys.readouterr().err
+    assert "clone of the repository" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["verify_dilation", "describe", "extract_features"])
+def test_backbone_tools_load_neither_engine_nor_detectors(module):
+    importlib.import_module(f"detbackbones.tools.{module}")
+    heavy = ["detbackbones.engine", "detbackbones.detectors", "pydantic"]
+    code = f"import sys, detbackbones.tools.{module}; print([name for name in {heavy} if name in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"

@@ -1,0 +1,31 @@
+"""Print the geometry and the cost of a backbone.
+
+    python tools/describe.py BACKBONE [argument=value ...]      e.g.  resnet101_dilated  norm=group  imports=my_module
+    detbackbones describe BACKBONE [argument=value ...]
+
+Arguments are those of the backbone; `imports` names modules that register backbones of your own.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from detbackbones.backbones.describe import describe
+from detbackbones.registry import import_modules
+from detbackbones.tools.cli import one_name, run_command
+
+
+def describe_backbone(names: Sequence[str], arguments: dict[str, Any]) -> None:
+    """Print the description of the backbone that the command line names."""
+    name = one_name(names, "backbone")
+    import_modules(arguments.pop("imports", ()))
+    print(describe(name, **arguments))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; return the exit status."""
+    return run_command(describe_backbone, __doc__, words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
