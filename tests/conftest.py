@@ -3,17 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
+from helpers import randomise
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session")
-def coco_tiny() -> Path:
-    """Real COCO images and annotations in COCO's own layout."""
-    folder = Path(os.environ.get("COCO_TINY", ROOT.parent / "shared" / "coco-tiny"))
-    if not folder.is_dir():
-        pytest.skip(f"no real COCO images: {folder} does not exist and COCO_TINY does not name a folder")
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +15,25 @@ def seeded():
 
 
 @pytest.fixture(scope="session")
-def oracles() -> Path:
-    """What detectron2 and mmdetection compute for weights that anyone can rebuild."""
-    folder = Path(os.environ.get("ORACLES", ROOT.parent / "shared" / "oracles"))
+def coco_tiny() -> Path:
+    """Folder with real COCO images and annotations in COCO's own layout."""
+    folder = Path(os.environ.get("COCO_TINY", ROOT.parent / "shared" / "coco-tiny"))
     if not folder.is_dir():
-        pytest.skip(f"no oracles: {folder} does not exist and ORACLES does not name a folder")
+        pytest.skip(f"no real COCO images: {folder} does not exist and COCO_TINY does not name a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Folder with recorded outputs of detectron2 and mmdetection, see its README.md."""
+    return ROOT / "tests" / "oracles"
+
+
+@pytest.fixture(scope="session")
+def resnet18_weights(tmp_path_factory) -> str:
+    """Path of a state dict of torchvision's resnet18 with random weights and norm statistics, classifier included."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(randomise(torchvision.models.resnet18()).state_dict(), path)
+    return str(path)

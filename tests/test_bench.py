@@ -21,13 +21,17 @@ def bench(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("work", [["features"], ["features", "neck=fpn"], ["step"], ["train"], ["infer", "detector=faster_rcnn"]])
+@pytest.mark.parametrize(
+    "work", [["features"], ["features", "neck=fpn"], ["step"], ["train"], ["infer", "detector=faster_rcnn"]]
+)
 def test_ours_and_torchvision_do_the_same_work(work, bench):
     found = bench(*work, *SMALL)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows)[0] == "torchvision" and "detbackbones" in rows and found["gflop"] > 0
     assert all(row["milliseconds"] > 0 and 0 < row["of_peak"] for row in rows.values())
-    assert all(row["difference"] <= (0.1 if work == ["train"] else 1e-3) for row in rows.values())  # train samples proposals
+    assert all(
+        row["difference"] <= (0.1 if work == ["train"] else 1e-3) for row in rows.values()
+    )  # train samples proposals
     assert rows["torchvision"]["speed"] == 1 and rows["torchvision"]["difference"] == 0
 
 
@@ -35,14 +39,20 @@ def test_ours_and_torchvision_do_the_same_work(work, bench):
 def test_lower_precision_is_compared_with_float32(work, bench):
     rows = {row["name"]: row for row in bench(work, "dtype=bfloat16", *SMALL)["rows"]}
     reference = rows["torchvision"]["difference"]
-    assert 1e-3 < reference and 0 < rows["detbackbones"]["difference"] <= max(2 * reference, 0.1 if work == "train" else 0)
+    assert 1e-3 < reference and 0 < rows["detbackbones"]["difference"] <= max(
+        2 * reference, 0.1 if work == "train" else 0
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("work", ["features", "train"])
 def test_compile_adds_a_contender(work, bench):
-    plain, compiled = ([row["name"] for row in bench(work, *options, *SMALL)["rows"]] for options in ([], ["compile=true"]))
-    assert set(compiled) > set(plain) and compiled[-1].startswith("detbackbones") and compiled[-1].endswith(", compiled")
+    plain, compiled = (
+        [row["name"] for row in bench(work, *options, *SMALL)["rows"]] for options in ([], ["compile=true"])
+    )
+    assert (
+        set(compiled) > set(plain) and compiled[-1].startswith("detbackbones") and compiled[-1].endswith(", compiled")
+    )
 
 
 def test_memory_is_that_of_a_process_of_its_own(bench):
@@ -76,7 +86,10 @@ def test_growth_draws_what_it_measured(bench, monkeypatch, tmp_path):
     monkeypatch.setattr(growth, "STEPS", steps)
     rows = bench("growth", *SMALL, f"figure={tmp_path / 'figure.png'}")["rows"]
     assert [row["step"] for row in rows] == ["1", "2", "resnet18", "resnet34"]
-    assert rows[1]["gflop"] == pytest.approx(2 * rows[0]["gflop"]) and rows[0]["gflop"] == rows[2]["gflop"] < rows[3]["gflop"]
+    assert (
+        rows[1]["gflop"] == pytest.approx(2 * rows[0]["gflop"])
+        and rows[0]["gflop"] == rows[2]["gflop"] < rows[3]["gflop"]
+    )
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 

@@ -1,0 +1,94 @@
+"""Where weights come from: torchvision's cache, files, and the errors when they cannot be had."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from helpers import input_error
+from safetensors.torch import save_file
+
+from detbackbones.weights.sources import read_file, read_weights
+
+
+@pytest.fixture(scope="module")
+def state(resnet18_weights):
+    return torch.load(resnet18_weights, weights_only=True)
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in b)
+
+
+@pytest.fixture
+def cached_file(tmp_path, monkeypatch) -> Path:
+    """Path where torchvision's loader looks for resnet18, in an empty cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder / torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]
+
+
+def test_named_weights_are_read_from_torchvisions_cache(cached_file, resnet18_weights, state):
+    cached_file.write_bytes(Path(resnet18_weights).read_bytes())
+    assert same(read_weights("torchvision:IMAGENET1K_V1", "resnet18"), state)
+
+
+def test_a_failed_download_names_the_place_of_the_file(cached_file, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    with input_error("no route to host", str(cached_file)):
+        read_weights("torchvision:IMAGENET1K_V1", "resnet18")
+
+
+def test_a_broken_file_in_the_cache_is_named(cached_file):
+    cached_file.write_text("half of a download")
+    with input_error(str(cached_file), "delete it"):
+        read_weights("torchvision:IMAGENET1K_V1", "resnet18")
+
+
+@pytest.mark.parametrize(
+    "source,architecture,words",
+    [
+        ("torchvision:IMAGENET1K_V3", "resnet18", ("'IMAGENET1K_V3'", "did you mean IMAGENET1K_V1")),
+        ("torchvision:IMAGENET1K_V1", "resnet50d", ("resnet50d",)),
+        ("nowhere.pth", "resnet18", ("nowhere.pth", "torchvision:")),
+    ],
+)
+def test_bad_sources(source, architecture, words):
+    with input_error(*words):
+        read_weights(source, architecture)
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+def test_a_file_of_torch_save(tmp_path, state, key):
+    torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "w.pth")
+    assert same(read_file(tmp_path / "w.pth"), state)
+
+
+def test_a_file_of_safetensors(tmp_path, state):
+    save_file(state, tmp_path / "w.safetensors")
+    assert same(read_file(tmp_path / "w.safetensors"), state)
+
+
+def write_text(path):
+    path.write_text("hello")
+
+
+def write_object(path):
+    torch.save({"net": torch.nn.Linear(1, 1)}, path)
+
+
+def write_numbers(path):
+    torch.save({"lr": 0.1}, path)
+
+
+@pytest.mark.parametrize("write", [write_text, write_object, write_numbers])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_other_files_are_an_error(tmp_path, write, name):
+    write(tmp_path / name)
+    with input_error(name):
+        read_file(tmp_path / name)
