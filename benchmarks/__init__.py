@@ -1,3 +1,5 @@
-"""What `tools/bench.py` measures: the works and their contenders (`works.py`, `networks.py`, `data.py`), the libraries
-beside us (`peers.py`), timing and memory (`measure.py`), and cost as work grows (`growth.py`).
+"""Speed and memory beside other libraries. `tools/bench.py` runs it; it is not part of the wheel.
+
+`networks.py` and `data.py` define the benchmarks, `peers.py` builds the networks of other libraries, and `measure.py`
+compares, times and measures memory.
 """

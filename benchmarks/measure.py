@@ -1,162 +1,192 @@
-"""Timing contenders in turn, and what each needs in memory."""
+"""Compare the contenders of a benchmark, then time them in turn and measure the memory of each."""
 
 import ctypes
 import gc
-import multiprocessing
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import InputError
-from .peers import Absent
+from ..errors import InputError, RunError
+from . import data, networks
+from .networks import FUSED, OURS, RunAndOutput
+from .peers import BACKBONE_PEERS
 from .settings import Settings
-from .works import WORKS
 
-MEMORY_REPEATS = 2
-
-
-@dataclass
-class Row:
-    """One contender. Milliseconds, MiB and shares; None where a figure has no meaning."""
-
-    name: str
-    milliseconds: float
-    spread: float
-    speed: float
-    memory: float | None
-    of_peak: float | None
-    difference: float
+MATMUL_SHARE = 0.1  # of the fastest contender's time, that one matrix product may take
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+class Benchmark(NamedTuple):
+    """What is measured.
 
-
-def seconds(run, device: str) -> float:
-    synchronise(device)
-    started = time.perf_counter()
-    run()
-    synchronise(device)
-    return time.perf_counter() - started
-
-
-def difference(ours: object, reference: object) -> float:
-    """Largest relative error max|a - b| / max|b| of two equal structures of tensors and numbers."""
-    if isinstance(reference, Mapping):
-        if ours.keys() != reference.keys():
-            return float("inf")
-        return max((difference(ours[key], reference[key]) for key in reference), default=0.0)
-    if isinstance(reference, (list, tuple)):
-        return max((difference(a, b) for a, b in zip(ours, reference, strict=True)), default=0.0)
-    a, b = (torch.as_tensor(value).double().cpu() for value in (ours, reference))
-    if a.shape != b.shape:
-        return float("inf")
-    return ((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() if b.numel() else 0.0
-
-
-def matmul_peak(dtype: torch.dtype, device: str) -> float:
-    """Operations a second of the fastest of several products of two square matrices; a multiply-add is two."""
-    best = 0.0
-    for side in (2048, 3072) if device == "cpu" else (8192,):
-        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        best = max(best, *(2 * side**3 / seconds(lambda a=a, b=b: a @ b, device) for _ in range(4)))
-    return best
-
-
-def resident(key: str) -> float:
-    """MiB of this process now ("VmRSS") or at its peak ("VmHWM")."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) / 1024
-
-
-def peak_memory(settings: Settings, name: str, results) -> None:
-    """In a process of its own: the peak of one contender, put into `results`."""
-    contenders = WORKS[settings.work].contenders(settings)
-    before = resident("VmRSS")
-    run, _ = contenders[name]()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what building left behind is not the model's
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    for _ in range(MEMORY_REPEATS):
-        run()
-    results.put(resident("VmHWM") - before)
-
-
-def measure_memory(settings: Settings, name: str, run) -> float | None:
-    if settings.device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() / 2**20
-    if not Path("/proc/self/status").exists():
-        return None
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    child = context.Process(target=peak_memory, args=(settings, name, results))
-    child.start()
-    child.join()
-    if child.exitcode:
-        raise InputError(f"{name} failed in a process of its own")
-    return results.get()
-
-
-def operations(run) -> int:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-def compare(settings: Settings, console: Console) -> tuple[list[Row], float]:
-    """Time every contender of a work; returns rows and the number of operations.
-
-    Outputs are compared with the reference's, in lower precision with the reference's in float32: there each rounds in its
-    own way, and a contender may be twice as far away as the reference.
+    Attributes:
+        build: (name of a contender, settings) -> (function to time, function from its output to a dict of tensors and
+            numbers, which must agree).
+        contenders: their names, the reference first.
+        tolerance: allowed relative error against the reference, in float32.
+        is_network: operations and memory are measured too.
     """
-    work = WORKS[settings.work]
-    runs, errors = {}, {}
-    for name, build in work.contenders(settings).items():
-        try:
-            run, view = build()
-        except Absent as reason:
-            console.print(f"without {name}: {reason}", style="yellow")
-            continue
-        output = view(run())
-        if not runs:
-            flops = operations(run) if work.of_network else 0
-            truth, tolerance = output, work.tolerance(settings)
-            if work.of_network and settings.dtype != "float32":
-                exact, exact_view = work.contenders(replace(settings, dtype="float32"))[name]()
-                truth = exact_view(exact())
-                tolerance = max(tolerance, 2 * difference(output, truth))
-                del exact
-        error = difference(output, truth)
-        if error > tolerance:
-            console.print(f"{name} says something else: {error:.1e} away; it is not timed", style="red")
-            continue
-        runs[name], errors[name] = run, error
-    del output, truth
-    for run in runs.values():
+
+    build: Callable[[str, Settings], RunAndOutput]
+    contenders: tuple[str, ...]
+    tolerance: float
+    is_network: bool = True
+
+
+BENCHMARKS = {
+    "features": Benchmark(networks.features, (*BACKBONE_PEERS, OURS, FUSED), 1e-4),
+    "step": Benchmark(networks.step, (*BACKBONE_PEERS, OURS), 1e-3),  # the gradient of 101 layers amplifies float noise
+    "train": Benchmark(networks.train, ("torchvision", OURS), 0.1),  # float noise changes which proposals are sampled
+    # torchvision's stride of P6 is wrong if a side is not a multiple of 64 (60 for 480 pixels)
+    "infer": Benchmark(networks.infer, ("torchvision", OURS, FUSED), 0.1),
+    "evaluation": Benchmark(data.evaluation, ("pycocotools", OURS), 1e-12, is_network=False),
+    "loader": Benchmark(data.loader, ("torchvision", OURS), 0.05, is_network=False),
+    "import": Benchmark(data.imports, tuple(data.IMPORTS), 0.0, is_network=False),
+}
+
+
+def time_run(run: Callable[[], Any], device: str) -> float:
+    """Return the seconds that `run` takes, with a GPU's work."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def relative_error(actual: Mapping[Any, Any], expected: Mapping[Any, Any]) -> float:
+    """Return the largest max|a - b| / max|b| of tensors and numbers; infinity if keys or shapes differ."""
+    if actual.keys() != expected.keys():
+        return float("inf")
+    pairs = [[torch.as_tensor(values[key]).double().cpu() for values in (actual, expected)] for key in expected]
+    if any(a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    errors = [(a - b).abs().max() / b.abs().max().clamp(min=1e-30) for a, b in pairs if b.numel()]
+    return max((error.item() for error in errors), default=0.0)
+
+
+def matmul_rate(settings: Settings, max_seconds: float) -> float:
+    """Return the best rate of square matrix products, in operations per second (a multiply-add is two).
+
+    The side grows until the next product would take more than `max_seconds`: some processors have no fast form for a
+    dtype, and the probe must stay cheaper than the work that it is compared with.
+    """
+    side, rate, next_seconds = 128, 0.0, 0.0
+    while next_seconds <= max_seconds:
+        a, b = torch.randn(2, side, side, device=settings.device, dtype=getattr(torch, settings.dtype))
+        seconds = min(time_run(lambda a=a, b=b: a @ b, settings.device) for _ in range(3))
+        rate = max(rate, 2 * side**3 / seconds)
+        side, next_seconds = side * 3 // 2, seconds * 1.5**3
+    return rate
+
+
+def resident_memory(key: str) -> float:
+    """Return MiB of this process now ("VmRSS") or at its peak ("VmHWM")."""
+    return int(Path("/proc/self/status").read_text().partition(f"{key}:")[2].split()[0]) / 1024
+
+
+def peak_of_this_process(benchmark: str, name: str, settings: Settings) -> float:
+    """Build and run one contender; return the peak in MiB above what was in use before (on a GPU the allocator's)."""
+    before = resident_memory("VmRSS")
+    run, _ = BENCHMARKS[benchmark].build(name, settings)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # return freed heap to the operating system
+    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    for _ in range(2):
         run()
+    return torch.cuda.max_memory_allocated() / 2**20 if settings.device == "cuda" else resident_memory("VmHWM") - before
+
+
+def peak_memory(benchmark: str, name: str, settings: Settings) -> float | None:
+    """Return the peak of one contender in MiB, measured in a process of its own; None if Linux does not report it.
+
+    Raises:
+        RunError: the process crashed.
+    """
+    if not (BENCHMARKS[benchmark].is_network and settings.memory and Path("/proc/self/clear_refs").exists()):
+        return None
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(peak_of_this_process, benchmark, name, settings).result()
+        except Exception as error:
+            raise RunError(f"the process that measures the memory of {name} crashed: {error!r}") from error
+
+
+def build_and_compare(
+    benchmark: Benchmark, settings: Settings, console: Console
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float], int]:
+    """Build the contenders, without those whose output differs from the reference's.
+
+    In lower precision the reference in float32 is the truth. Each library rounds in its own way, so a contender may be
+    twice as far from it as the reference in the same precision.
+
+    Returns:
+        Functions to time by name, relative errors by name, and the number of operations of the reference.
+    """
+    runs, errors, tolerance, operations = {}, {}, benchmark.tolerance, 0
+    for name in benchmark.contenders:
+        try:
+            run, comparable = benchmark.build(name, settings)
+        except (ImportError, NotImplementedError) as error:
+            console.print(f"without {name}: {error}", style="yellow")
+            continue
+        output = comparable(run())
+        if not runs:
+            expected = output
+            if benchmark.is_network:
+                with FlopCounterMode(display=False) as counter:
+                    run()
+                operations = counter.get_total_flops()
+            if benchmark.is_network and settings.dtype != "float32":
+                exact_run, _ = benchmark.build(name, settings.model_copy(update={"dtype": "float32"}))
+                expected = comparable(exact_run())
+                tolerance = max(tolerance, 2 * relative_error(output, expected))
+        errors[name] = relative_error(output, expected)
+        if errors[name] <= tolerance:
+            runs[name] = run
+        else:
+            console.print(f"{name}: output differs from the reference by {errors[name]:.1e}, not timed", style="red")
+    return runs, errors, operations
+
+
+def measure(benchmark: str, settings: Settings, console: Console) -> dict[str, Any]:
+    """Run a benchmark: contenders take turns, round after round.
+
+    Returns:
+        "gflop" of a run and "rows", one per contender: "name", "milliseconds" (median), "spread" (half the distance
+        between the quartiles), "speed" (median over the rounds of the reference's time / its own), "memory" in MiB,
+        "of_peak" (share of the rate of a matrix product) and "error" against the reference. None without a meaning.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda cannot be used: torch finds no CUDA device")
+    runs, errors, operations = build_and_compare(BENCHMARKS[benchmark], settings, console)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(settings.rounds):
         for name, run in runs.items():
             gc.collect()
-            times[name].append(seconds(run, settings.device))
-    first = times[next(iter(times))]
-    peak = matmul_peak(settings.torch_dtype, settings.device) if flops else None
-    memory = {name: measure_memory(settings, name, run) if work.of_network and settings.memory else None
-              for name, run in runs.items()}  # fmt: skip
+            times[name].append(time_run(run, settings.device))
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    rate = matmul_rate(settings, MATMUL_SHARE * min(medians.values())) if operations else 0
     rows = []
-    for name, own in times.items():
-        low, middle, high = statistics.quantiles(own, n=4) if len(own) > 1 else own * 3
-        speed = statistics.median(a / b for a, b in zip(first, own))
-        rows.append(Row(name, middle * 1e3, (high - low) / 2 * 1e3, speed, memory[name],
-                        flops / middle / peak if peak else None, errors[name]))  # fmt: skip
-    return rows, flops
+    for name, seconds in times.items():
+        quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+        rows.append(
+            {
+                "name": name,
+                "milliseconds": medians[name] * 1e3,
+                "spread": (quartiles[2] - quartiles[0]) / 2 * 1e3,
+                "speed": statistics.median(a / b for a, b in zip(next(iter(times.values())), seconds)),
+                "memory": peak_memory(benchmark, name, settings),
+                "of_peak": operations / medians[name] / rate if rate else None,
+                "error": errors[name],
+            }
+        )
+    return {"gflop": operations / 1e9, "rows": rows}

@@ -1,232 +1,141 @@
-"""The works of a network: features, a training step of it, a detector's training step, and detections.
+"""Benchmarks of networks. A function builds one contender and returns (run, comparable), see measure.py."""
 
-Each gives its contenders, the reference first; see works.py.
-"""
-
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from ..weights.torchvision_detectors import TORCHVISION_FORMS
 from ..engine.trainer import make_optimizer
-from ..registry import build_backbone, build_detector, build_neck
-from .peers import (BACKBONE_PEERS, DETECTOR_PEERS, Absent, detector_state, network_and_dilation, source,
-                    torchvision_detector)  # fmt: skip
-from .settings import FORMATS, Built, Settings
+from ..layers.mask_ops import paste_masks
+from ..registry import build_backbone, build_detector
+from ..weights.torchvision_detectors import TORCHVISION_CONFIGS, convert_torchvision_detector
+from .peers import BACKBONE_PEERS, freeze_stem_and_c2, reference_network, torchvision_detector
+from .settings import Settings
 
-Contenders = dict[str, Callable[[], Built]]
-CLASSES = 80
-OBJECTS = 8  # an image of the detector works has so many
-
-
-@contextlib.contextmanager
-def started(backbone: str, freeze: int) -> Iterator[dict]:
-    """The config of a backbone that starts from the reference's weights, as a user's does from a file.
-
-    Where torchvision has no such network there is no reference: random weights and live norms, nothing fixed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.pth"
-        try:
-            torch.save(source(network_and_dilation(backbone)[0]).state_dict(), path)
-        except Absent:
-            yield dict(type=backbone)
-        else:
-            yield dict(type=backbone, weights=str(path), norm="frozen", freeze=freeze)
+OURS, FUSED = "detbackbones", "detbackbones, fuse_for_inference"
+NUM_CLASSES, NUM_OBJECTS = 80, 8  # objects per image
+SGD = dict(type="SGD", lr=0.0, momentum=0.9, weight_decay=1e-4)  # lr 0: weights and losses stay equal
+RunAndOutput = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
-class WithNeck(nn.Module):
-    def __init__(self, backbone: nn.Module, neck: nn.Module, names: tuple[str, ...]):
-        super().__init__()
-        self.backbone, self.neck, self.names = backbone, neck, names
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.neck(self.backbone(images)).values()))
-
-
-def own_network(settings: Settings, freeze: int, fused: bool = False) -> nn.Module:
-    torch.manual_seed(0)
-    with started(settings.backbone, freeze) as cfg:
-        network = build_backbone(cfg)
-    network = network.fuse_for_inference() if fused else network
-    return network if settings.neck is None else with_neck(network, own_neck(settings))
+def make_network(name: str, settings: Settings, frozen_parts: int) -> nn.Module:
+    """Build a backbone with the weights of the reference; 0 or 2 parts (stem and C2) are fixed."""
+    network = reference_network(settings.backbone)
+    if name in BACKBONE_PEERS:
+        network = BACKBONE_PEERS[name](network)
+        network = freeze_stem_and_c2(network) if frozen_parts else network
+        return network.to(settings.device, memory_format=getattr(torch, settings.memory_format))
+    state = network.state_dict()
+    # `load_weights=False`: built for weights that are loaded by hand
+    cfg = dict(type=settings.backbone, weights="reference", norm="frozen", freeze=frozen_parts)
+    network = build_backbone(cfg, load_weights=False).to(settings.device)
+    network.load_state_dict(state)
+    return network.fuse_for_inference() if name == FUSED else network
 
 
-def own_neck(settings: Settings) -> nn.Module:
-    torch.manual_seed(1)
-    with torch.device("meta"):
-        specs = build_backbone(settings.backbone).feature_specs
-    return build_neck(settings.neck, specs)
+def make_detector(name: str, settings: Settings) -> nn.Module:
+    """Build a detector on an FPN with the weights of torchvision's; stem and C2 are fixed."""
+    detector = torchvision_detector(settings.detector, settings.backbone, settings.size, NUM_CLASSES)
+    if name == "torchvision":
+        return detector.to(settings.device, memory_format=getattr(torch, settings.memory_format))
+    state = convert_torchvision_detector(detector.state_dict())
+    cfg = TORCHVISION_CONFIGS[f"{settings.detector.replace('_', '')}_resnet50_fpn"]
+    backbone = dict(type=settings.backbone, weights="reference", norm="frozen", freeze=2)
+    detector = build_detector(cfg, backbone=backbone, num_classes=NUM_CLASSES, load_weights=False).to(settings.device)
+    detector.load_state_dict(state)
+    return detector.fuse_for_inference() if name == FUSED else detector
 
 
-def with_neck(network: nn.Module, neck: nn.Module) -> nn.Module:
-    return WithNeck(network, neck.to(memory_format=torch.channels_last), tuple(spec.name for spec in neck.feature_specs))
+def random_images(settings: Settings) -> Tensor:
+    torch.manual_seed(2)
+    images = torch.rand(settings.batch, 3, *settings.size, device=settings.device)
+    return images.to(memory_format=getattr(torch, settings.memory_format))
 
 
-def peer_network(settings: Settings, peer: str, freeze: int) -> nn.Module:
-    network = BACKBONE_PEERS[peer](settings.backbone, freeze > 0)
-    if settings.neck:  # torchvision's, with the weights of ours
-        neck = own_neck(settings)
-        theirs = FeaturePyramidNetwork([block[0].in_channels for block in neck.inner_blocks], 256, LastLevelMaxPool())
-        theirs.load_state_dict(neck.state_dict())
-        network = WithNeck(network, theirs, tuple(spec.name for spec in neck.feature_specs))
-    return network.to(memory_format=FORMATS[settings.memory_format])
-
-
-def networks(settings: Settings, freeze: int, forms: dict[str, dict]) -> dict[str, Callable[[], nn.Module]]:
-    """Builders of the peers, the reference first, and of our own forms, compiled ones last."""
-    peers = BACKBONE_PEERS if settings.peers and settings.neck in (None, "fpn") else ()
-    made = {peer: partial(peer_network, settings, peer, freeze) for peer in peers}
-    made |= {name: partial(own_network, settings, freeze, **options) for name, options in forms.items()}
-    if settings.compile:
-        last = list(forms)[-1]
-        for name in [*(["torchvision"] if peers else []), last]:
-            made[f"{name}, compiled"] = lambda build=made[name]: torch.compile(build())
-    return made
-
-
-def features(settings: Settings) -> Contenders:
-    images = settings.images().to(memory_format=FORMATS[settings.memory_format])
-
-    def build(make: Callable[[], nn.Module]) -> Built:
-        network = make().to(settings.device).eval()
-
-        def run() -> dict[str, Tensor]:
-            with torch.inference_mode(), settings.autocast():
-                return network(images)
-
-        return run, dict
-
-    forms = {"detbackbones": {}, "detbackbones, fuse_for_inference": {"fused": True}}
-    return {name: partial(build, make) for name, make in networks(settings, 0, forms).items()}
-
-
-def training(network: nn.Module, settings: Settings, losses: Callable[[], dict[str, Tensor]], ours: bool) -> Built:
-    """Forward, backward and SGD at learning rate 0, so that weights and therefore losses stay equal.
-
-    Ours steps as engine/train.py makes its optimizer, theirs as torchvision's references do.
-    """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    sgd = dict(lr=0.0, momentum=0.9, weight_decay=1e-4)
-    optimizer = make_optimizer({"type": "SGD", **sgd}, network, 1.0) if ours else torch.optim.SGD(trained, **sgd)
-
-    def run() -> dict[str, Tensor]:
-        with settings.autocast():
-            found = losses()
-        sum(found.values()).backward()
-        optimizer.step()
-        found = {name: loss.detach() for name, loss in found.items()}
-        found["gradient norm"] = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        optimizer.zero_grad()
-        return found
-
-    return run, dict
-
-
-def step(settings: Settings) -> Contenders:
-    images = settings.images().to(memory_format=FORMATS[settings.memory_format])
-
-    def build(make: Callable[[], nn.Module], ours: bool) -> Built:
-        network = make().to(settings.device).train()
-        return training(network, settings, lambda: {k: f.float().square().mean() for k, f in network(images).items()}, ours)
-
-    return {name: partial(build, make, "detbackbones" in name) for name, make in networks(settings, 2, {"detbackbones": {}}).items()}
-
-
-def has_peer(settings: Settings) -> bool:
-    return settings.detector in DETECTOR_PEERS and settings.neck in (None, "fpn")
-
-
-def their_detector(settings: Settings) -> nn.Module:
-    detector = torchvision_detector(settings.detector, settings.backbone, min(settings.size), max(settings.size), CLASSES + 1)
-    return detector.to(device=settings.device, memory_format=FORMATS[settings.memory_format])
-
-
-def own_detector(settings: Settings, **backbone) -> nn.Module:
-    """With the weights of torchvision's where it has such a detector."""
-    torch.manual_seed(1)
-    form = dict(type=settings.detector, neck=settings.neck or "fpn")
-    if has_peer(settings):
-        form = dict(TORCHVISION_FORMS[f"{settings.detector.replace('_', '')}_resnet50_fpn"])
-    with started(settings.backbone, 2) as cfg:
-        detector = build_detector(form | {"backbone": cfg | backbone, "num_classes": CLASSES})
-    if has_peer(settings):
-        theirs = torchvision_detector(settings.detector, settings.backbone, 800, 1333, CLASSES + 1)
-        detector.load_state_dict(detector_state(theirs))
-    return detector.to(settings.device)
-
-
-def compiled_detector(settings: Settings) -> nn.Module:
-    """Backbone and neck compiled, as engine/train.py does."""
-    detector = own_detector(settings)
-    for part in (detector.backbone, detector.neck):
-        part.compile()
-    return detector
-
-
-def detectors(settings: Settings, build: Callable[[Callable[[], nn.Module], int], Built]) -> Contenders:
-    """`build` takes what makes the detector and the label of its first class."""
-    theirs = {"torchvision": partial(build, partial(their_detector, settings), 1)} if settings.peers and has_peer(settings) else {}
-    ours = {"detbackbones": partial(build, partial(own_detector, settings), 0)}
-    if settings.compile:
-        ours["detbackbones, compiled"] = partial(build, partial(compiled_detector, settings), 0)
-    return theirs | ours
-
-
-def train(settings: Settings) -> Contenders:
-    images = list(settings.images())
+def random_target(settings: Settings) -> dict[str, Tensor]:
+    """Return boxes of 3 % to 38 % of the image's sides, whose masks are filled."""
     height, width = settings.size
-    targets = []
-    for image in range(settings.batch):
-        torch.manual_seed(image)
-        low, size = torch.rand(OBJECTS, 2) * 0.6, torch.rand(OBJECTS, 2) * 0.35 + 0.03
-        boxes = torch.cat([low, low + size], 1) * torch.tensor([width, height] * 2)
-        masks = torch.zeros(OBJECTS, height, width, dtype=torch.bool)
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
-            mask[y1:y2, x1:x2] = True
-        labels = torch.randint(CLASSES, (OBJECTS,))
-        targets.append({k: v.to(settings.device) for k, v in (("boxes", boxes), ("labels", labels), ("masks", masks))})
-
-    def build(make: Callable[[], nn.Module], first_label: int) -> Built:
-        detector = make().train()
-        given = [dict(t, labels=t["labels"] + first_label, masks=t["masks"].to(torch.uint8) if first_label else t["masks"])
-                 for t in targets]  # fmt: skip
-
-        def losses() -> dict[str, Tensor]:
-            torch.manual_seed(3)  # the same anchors and proposals are sampled
-            return detector(images, given)
-
-        return training(detector, settings, losses, ours=not first_label)
-
-    return detectors(settings, build)
+    corner, size = torch.rand(NUM_OBJECTS, 2) * 0.6, torch.rand(NUM_OBJECTS, 2) * 0.35 + 0.03
+    boxes = torch.cat([corner, corner + size], 1) * torch.tensor([width, height] * 2)
+    masks = paste_masks(torch.ones(NUM_OBJECTS, 1, 28, 28), boxes, settings.size)
+    target = dict(boxes=boxes, labels=torch.randint(NUM_CLASSES, (NUM_OBJECTS,)), masks=masks)
+    return {key: value.to(settings.device) for key, value in target.items()}
 
 
-def infer(settings: Settings) -> Contenders:
-    images = list(settings.images())
+def autocast(settings: Settings) -> torch.autocast:
+    return torch.autocast(settings.device, getattr(torch, settings.dtype), enabled=settings.dtype != "float32")
 
-    def build(make: Callable[[], nn.Module], first_label: int) -> Built:
-        detector = make().eval()
-        getattr(detector, "roi_heads", detector).score_thresh = 0.0  # random weights are sure of nothing: 100 detections
 
-        def run() -> list[dict[str, Tensor]]:
-            with torch.inference_mode(), settings.autocast():
-                return detector(images)
+def run_inference(model: nn.Module, inputs: Any, settings: Settings) -> Any:
+    with torch.inference_mode(), autocast(settings):
+        return model(inputs)
 
-        def view(found: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-            # scores, and the mean box and mask: nearly equal scores may come in either order
-            seen = [{"scores": f["scores"], "box": f["boxes"].mean(0)} for f in found]
-            for one, f in zip(seen, found):
-                if "masks" in f:
-                    one["area"] = (f["masks"] if f["masks"].dim() == 3 else f["masks"][:, 0] >= 0.5).sum((1, 2)).double().mean()
-            return seen
 
-        return run, view
+def run_training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: Callable[[nn.Module], dict[str, Tensor]],
+    settings: Settings,
+) -> dict[str, Tensor]:
+    """Do forward, backward and an optimizer step; return the losses and the norm of the gradient."""
+    torch.manual_seed(3)  # all sample the same anchors and proposals
+    with autocast(settings):
+        outputs = losses(model)
+    sum(outputs.values()).backward()
+    optimizer.step()
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    optimizer.zero_grad()
+    return {name: loss.detach() for name, loss in outputs.items()} | {"gradient norm": norm}
 
-    fused = partial(build, lambda: own_detector(settings).fuse_for_inference(), 0)
-    return detectors(settings, build) | {"detbackbones, fuse_for_inference": fused}
+
+def training(model: nn.Module, losses: Callable[[nn.Module], dict[str, Tensor]], settings: Settings) -> RunAndOutput:
+    model.train()
+    return partial(run_training_step, model, make_optimizer(SGD, model, 1.0), losses, settings), dict
+
+
+def by_level(maps: Any) -> dict[str, Tensor]:
+    """Return the maps of any library as {"c2": ..., "c3": ..., "c4": ..., "c5": ...}."""
+    return dict(zip(("c2", "c3", "c4", "c5"), maps.values() if isinstance(maps, Mapping) else maps))
+
+
+def features(name: str, settings: Settings) -> RunAndOutput:
+    """Images to C2-C5."""
+    network = make_network(name, settings, 0)
+    network.eval()
+    return partial(run_inference, network, random_images(settings), settings), by_level
+
+
+def step(name: str, settings: Settings) -> RunAndOutput:
+    """A training step of a backbone; the loss is the mean square of every map."""
+    images = random_images(settings)
+
+    def losses(model: nn.Module) -> dict[str, Tensor]:
+        return {level: feature.float().square().mean() for level, feature in by_level(model(images)).items()}
+
+    return training(make_network(name, settings, 2), losses, settings)
+
+
+def train(name: str, settings: Settings) -> RunAndOutput:
+    """A training step of a detector."""
+    images = list(random_images(settings))
+    targets = [random_target(settings) for _ in images]
+    if name == "torchvision":
+        targets = [dict(t, labels=t["labels"] + 1, masks=t["masks"].to(torch.uint8)) for t in targets]
+    return training(make_detector(name, settings), lambda model: model(images, targets), settings)
+
+
+def infer(name: str, settings: Settings) -> RunAndOutput:
+    """Images to detections."""
+    detector = make_detector(name, settings).eval()
+    detector.roi_heads.score_thresh = 0.0  # random weights score low; keep all 100 detections
+    run = partial(run_inference, detector, list(random_images(settings)), settings)
+    return run, summary
+
+
+def summary(outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return scores, mean box and mean mask: detections of nearly equal score may come in either order."""
+    scores, boxes = (torch.cat([output[key] for output in outputs]) for key in ("scores", "boxes"))
+    masks = torch.stack([(output.get("masks", output["boxes"]) >= 0.5).double().mean() for output in outputs])
+    return {"scores": scores, "box": boxes.mean(0), "mask": masks}  # torchvision's masks are probabilities

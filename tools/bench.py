@@ -1,90 +1,82 @@
-"""Measure speed and memory, beside the libraries of the field on the same weights and inputs.
+"""Compare speed and memory with other libraries on the same weights and inputs.
 
-    python tools/bench.py WORK [key=value ...]
+    python tools/bench.py BENCHMARK [key=value ...]
+    detbackbones bench BENCHMARK [key=value ...]
 
-WORK is one of
-    features    backbone (and neck): images to C2-C5
-    step        backbone (and neck): forward, backward, SGD
-    train       detector: one training step
-    infer       detector: images to detections
-    evaluation  COCO scores of 200,000 boxes
-    loader      files on disk to normalised, padded batches, one thread
+BENCHMARK is one of
+    features    backbone: images to C2-C5
+    step        backbone: forward, backward, SGD
+    train       detector on an FPN: one training step
+    infer       detector on an FPN: images to detections
+    evaluation  COCO metrics of 200,000 boxes
+    loader      files on disk to normalised, padded batches, one thread (data_root=FOLDER in COCO's layout)
     import      importing the package
-    growth      features as work grows: batch, image side, network, output stride
 
-Keys: backbone=resnet101_dilated neck=fpn detector=faster_rcnn size=(480,640) batch=1 compile=true dtype=bfloat16
-device=cuda memory_format=channels_last (of the peers; ours decides by itself) peers=false memory=false rounds=10
-data_root=DIR (loader) out=FILE.json figure=FILE.png (growth).
+Keys: backbone=resnet101_dilated detector=faster_rcnn size=(480,640) batch=1 dtype=bfloat16 device=cuda
+memory_format=channels_last (of the peers; ours is always channels_last) memory=false rounds=10 out=FILE.json
 
-The first line of a table is the reference; an output that differs from its own is not timed (in lower precision all are
-compared with the reference in float32). Contenders run in turn, round after round. Times are medians, "spread" half the
-distance between the quartiles, "speed" the median over the rounds of reference / contender. Memory is the peak above what
-was in use before the model was built, each contender in a process of its own (on a GPU the allocator's peak). "of peak" is
-the share of the machine's measured matrix-product rate. torchvision and timm are always there; detectron2 and mmdet take
-part where Python can import them.
+The first row is the reference. A contender whose output differs from it is not timed; in lower precision all are
+compared with the reference in float32. Contenders run in turn, round after round. "ms" is the median, "spread" half the
+distance between the quartiles, "speed" the median over the rounds of reference / contender. "MiB" is the peak above
+what was in use before the model was built, each contender in a process of its own (on a GPU the allocator's peak). "of
+peak" is the share of the rate of a matrix product on this machine. detectron2 and mmdet take part if Python can import
+them.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from detbackbones import InputError
-from detbackbones.benchmarks.growth import growth
-from detbackbones.benchmarks.measure import Row, compare
-from detbackbones.benchmarks.settings import Settings
-from detbackbones.benchmarks.works import WORKS
-from detbackbones.engine.config import parse_words
-from detbackbones.errors import did_you_mean
-from detbackbones.tools.cli import command
+from detbackbones.engine.schema import validate
+from detbackbones.errors import InputError, did_you_mean
+from detbackbones.tools.cli import one_name, run_command
 
 
-def table(settings: Settings, rows: Sequence[Row], flops: float) -> Table:
-    about = WORKS[settings.work].about.format(**asdict(settings), and_neck=f" + {settings.neck}" if settings.neck else "")
-    title = f"{settings.work}: {about}" + (f", {flops / 1e9:.1f} GFLOP" if flops else "")
-    made = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    for column in ("", "ms", "spread", "speed", "MiB", "of peak", "difference"):
-        made.add_column(column, justify="left" if column == "" else "right")
+def make_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return a table of the rows of `measure`."""
+    columns = [Column(name, justify="right") for name in ("ms", "spread", "speed", "MiB", "of peak", "error")]
+    table = Table("", *columns, title=title, box=SIMPLE_HEAD, title_justify="left")
+    formats = dict(
+        milliseconds="{:.1f}", spread="{:.1f}", speed="{:.2f}", memory="{:.0f}", of_peak="{:.0%}", error="{:.0e}"
+    )
     for row in rows:
-        memory, share = ("-" if value is None else text.format(value) for value, text in ((row.memory, "{:.0f}"), (row.of_peak, "{:.0%}")))
-        made.add_row(row.name, f"{row.milliseconds:.1f}", f"{row.spread:.1f}", f"{row.speed:.2f}", memory, share, f"{row.difference:.0e}")
-    return made
+        cells = ["-" if row[key] is None else text.format(row[key]) for key, text in formats.items()]
+        table.add_row(row["name"], *cells)
+    return table
 
 
-def parse(names: Sequence[str], pairs: Sequence[str]) -> tuple[Settings, dict[str, str]]:
-    """The settings, and the files to write: "out", "figure"."""
-    known = [*WORKS, "growth"]
-    if len(names) != 1 or names[0] not in known:
-        raise InputError(f"one work, not {' and '.join(names) or 'none'}; {did_you_mean(' '.join(names), known)}")
-    values = parse_words(pairs)
-    files = {key: values.pop(key) for key in ("out", "figure") if key in values}
-    keys = {field.name for field in fields(Settings)} - {"work"}
-    for key in values:
-        if key not in keys:
-            raise InputError(f"unknown key {key!r}; {did_you_mean(key, keys | {'out', 'figure'})}")
-    return Settings(work=names[0], **values), files
-
-
-def bench(names: list[str], pairs: list[str]) -> None:
+def bench(names: Sequence[str], pairs: dict[str, Any]) -> None:
+    """Run a benchmark, print its table and write the figures to `out`."""
+    try:
+        benchmarks = importlib.import_module("detbackbones.benchmarks.measure")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("detbackbones.benchmarks"):
+            raise
+        raise InputError("benchmarks come with the repository only; run this in a clone of it") from None
+    name = one_name(names, "benchmark")
+    if name not in benchmarks.BENCHMARKS:
+        raise InputError(f"unknown benchmark {name!r}; {did_you_mean(name, benchmarks.BENCHMARKS)}")
+    out = pairs.pop("out", None)
+    settings = validate(benchmarks.Settings, pairs)
     console = Console()
-    settings, files = parse(names, pairs)
-    if settings.work == "growth":
-        found = growth(settings, console, files.get("figure"))
-    else:
-        rows, flops = compare(settings, console)
-        console.print(table(settings, rows, flops))
-        found = {"gflop": flops / 1e9, "rows": [asdict(row) for row in rows]}
-    if "out" in files:
-        Path(files["out"]).write_text(json.dumps({"settings": asdict(settings), **found}, indent=2) + "\n")
+    figures = benchmarks.measure(name, settings, console)
+    title = f"{name}, {figures['gflop']:.1f} GFLOP, {settings}" if figures["gflop"] else name
+    console.print(make_table(title, figures["rows"]))
+    if out:
+        content = {"benchmark": name, "settings": settings.model_dump(), **figures}
+        Path(out).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(__doc__, bench, arguments)
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; return the exit status."""
+    return run_command(bench, __doc__, words)
 
 
 if __name__ == "__main__":

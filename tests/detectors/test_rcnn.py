@@ -126,3 +126,5 @@ def test_mask_rcnn_needs_heads_with_masks():
     boxes_only = build(ROI_HEADS, dict(type="standard", box_head_dim=32), feature_specs=specs[:-1], num_classes=3)
     with pytest.raises(InputError, match="mask_rcnn needs RoI heads with masks, got StandardRoIHeads"):
         build_detector(cfg | dict(roi_heads=boxes_only))
+    with pytest.raises(InputError, match="got Identity"):
+        build_detector(cfg | dict(roi_heads=nn.Identity()))
