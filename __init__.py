@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt feature pyramids (C2-C5) for detection and segmentation.
+"""ResNet, ResNeXt and timm backbones with feature pyramids (C2-C5), necks, detectors and a training engine.
 
 Public names load on first use (PEP 562).
 """

@@ -1,4 +1,4 @@
-"""The errors that a user meets, and the hint that ends most of them."""
+"""Exceptions that a user meets, and the "did you mean" hint in their messages."""
 
 import difflib
 from collections.abc import Iterable

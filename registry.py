@@ -1,4 +1,4 @@
-"""Build parts by name from mmengine registries, with errors that name the nearest known word.
+"""Registries of backbones, necks, heads, detectors and tasks; unknown names raise an error with the closest ones.
 
 The `type` of a config names the part; every other key is a constructor argument. Third parties add parts with
 `@BACKBONES.register_module()`, or through the entry-point groups `detbackbones.backbones`, `.necks`, `.detectors`, ...

@@ -1,4 +1,4 @@
-"""The geometry that a backbone or neck declares for each of its feature maps."""
+"""`FeatureSpec`: level, channels, stride and dilation of a feature map, declared by the backbone or neck."""
 
 from dataclasses import dataclass
 

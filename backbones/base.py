@@ -1,4 +1,4 @@
-"""The contract of a backbone: preprocessed images in, feature maps with declared geometry out."""
+"""Base class of backbones: takes preprocessed images, returns the feature maps that `feature_specs` describes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

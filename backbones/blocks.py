@@ -1,4 +1,4 @@
-"""Residual blocks, and the stage that runs them.
+"""Residual blocks, and `Stage`, the sequence of blocks that computes one level.
 
 Deep Residual Learning, He et al. 2015 (arXiv:1512.03385); Aggregated Residual Transformations, Xie et al. 2016
 (arXiv:1611.05431). Strides and dilations are decided in `stage_plan.py`. `conv_norm_pairs` names the convolutions of a
@@ -47,6 +47,7 @@ class BasicBlock(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
+        """The norm before the sum with the shortcut, for zero initialisation."""
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,6 +96,7 @@ class Bottleneck(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
+        """The norm before the sum with the shortcut, for zero initialisation."""
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Describe a backbone level by level, as data and as a table: geometry, cost, and what is fixed."""
+"""Describe a backbone level by level: strides, channels, operations and what is frozen, as data and as a table."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence

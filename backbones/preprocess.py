@@ -1,4 +1,4 @@
-"""Normalise images to what pretrained weights expect."""
+"""Normalise images with the mean and standard deviation that the pretrained weights were trained with."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,10 @@ class Preprocess(nn.Module):
     def for_channels(
         cls, channels: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> "Preprocess":
-        """Adapt RGB statistics to any number of channels: their mean for one channel, else RGB repeated."""
+        """Create a Preprocess for any number of image channels.
+
+        For one channel, `mean` and `std` are averaged over RGB; otherwise they repeat (four channels: R, G, B, R).
+        """
         if channels == 1:
             return cls([sum(mean) / len(mean)], [sum(std) / len(std)])
         return cls(*([values[i % len(values)] for i in range(channels)] for values in (mean, std)))

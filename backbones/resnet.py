@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt feature pyramids: `stage_plan.py` decides the geometry, the constructor builds it.
+"""ResNet and ResNeXt backbones, built from the plan that `stage_plan.py` computes.
 
 State-dict keys are torchvision's. A stage is the blocks that compute one level (c2 = layer1 ... c5 = layer4); c1 is the
 stem before its pool. `freeze` counts parts: the stem, then the stages.

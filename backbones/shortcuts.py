@@ -1,4 +1,4 @@
-"""Shortcuts of residual blocks whose input and output differ in shape.
+"""Shortcut (downsample) branches of residual blocks whose input and output differ in shape.
 
 All have the signature (in_channels, out_channels, plan, norm).
 """

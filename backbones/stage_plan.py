@@ -1,4 +1,4 @@
-"""The geometry of a residual network, decided once: stride and dilation of every block, and each stage's FeatureSpec.
+"""Plan a residual network: stride and dilation of every block, and the FeatureSpec of every stage.
 
 Dilation in place of a stride is exact if the dilated features sampled at the removed stride equal the undilated ones
 (the a-trous identity). That holds if and only if
@@ -31,7 +31,7 @@ UNSUPPORTED = {  # convention -> what that library does not dilate
 
 @dataclass(frozen=True)
 class Layout:
-    """What the plan needs to know about a network.
+    """Structure of a network, from which `plan_stages` computes its geometry.
 
     Attributes:
         layers: number of blocks per stage.
@@ -58,10 +58,12 @@ class Layout:
 
     @property
     def expansion(self) -> int:
+        """Output channels of a block per plane."""
         return 4 if self.bottleneck else 1
 
     @property
     def stage_names(self) -> tuple[str, ...]:
+        """Level names of the stages, shallow to deep: ("c2", "c3", "c4", "c5")."""
         return tuple(STAGE_KEYS)[: len(self.layers)]
 
     @property

@@ -1,4 +1,4 @@
-"""The convolution of the stem: 7x7, 3x3, or the deep stem of ResNet-C and ResNet-D (arXiv:1812.01187)."""
+"""Convolutions of the stem: 7x7, 3x3, or the three 3x3 of ResNet-C and ResNet-D (arXiv:1812.01187)."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,10 @@ from ..layers.norm import Norm
 
 
 class DeepStem(nn.Sequential):
-    """Three 3x3 convolutions in place of the 7x7, under timm's keys. The norm after the last one is not part of it."""
+    """Three 3x3 convolutions, the first with stride 2, in place of the 7x7 convolution; state-dict keys are timm's.
+
+    The norm after the third convolution belongs to the network (`bn1`).
+    """
 
     conv_norm_pairs = (("0", "1"), ("3", "4"))
 

@@ -1,4 +1,4 @@
-"""Any network of timm under the contract of a backbone: `timm:<name>` wraps `timm.create_model(features_only=True)`.
+"""Wrap timm's networks as backbones: `timm:<name>` calls `timm.create_model(<name>, features_only=True)`.
 
 Channels and strides come from timm's own `feature_info`. Dilation is timm's too, and is measured if it is asked for: it
 is exact for ResNets, but not for average-pool shortcuts at output stride 8 nor for anti-aliased networks. timm is

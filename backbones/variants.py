@@ -1,4 +1,4 @@
-"""The registered ResNet variants, each also as `<name>_dc5` (output stride 16) and `<name>_dilated` (8)."""
+"""Registered ResNet variants; `<name>_dc5` has output stride 16, `<name>_dilated` output stride 8."""
 
 import inspect
 from collections.abc import Callable

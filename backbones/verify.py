@@ -1,4 +1,4 @@
-"""Measure the a-trous identity: dilated features sampled at the removed strides against the undilated ones."""
+"""Measure whether dilated features, sampled at the removed strides, equal the features of the undilated network."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Read and check a COCO `instances` file; every problem is one line that names the file and the entry."""
+"""Read and check a COCO `instances` file; an error is one line that names the file and the entry."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Images and targets of a COCO-format dataset, resized and flipped, as tensors."""
+"""COCO-format dataset: images and targets as tensors, resized, and flipped at random in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Batches for training (endless, shuffled, resumable) and for evaluation (each image once)."""
+"""Data loaders for training (endless, shuffled, resumable) and for evaluation (each image once)."""
 
 import itertools
 import os
@@ -102,7 +102,10 @@ def training_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Tr
 
 
 def evaluation_loader(dataset: Dataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Return lists of one dataset item, each item once: padding to a neighbour must not change a result."""
+    """Return a loader of one-item lists, in which each process gets its share and all together get every item once.
+
+    One item at a time, so that padding to other images of a batch cannot change a result.
+    """
     indices = [(index, 0) for index in range(rank, len(dataset), world_size)]  # type: ignore[arg-type]
     return DataLoader(dataset, 1, sampler=indices, num_workers=workers, collate_fn=_as_list)
 

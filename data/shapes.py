@@ -1,4 +1,4 @@
-"""The embedded dataset: generated images of shapes in COCO format, so that a first run needs no download.
+"""Generate the built-in dataset of drawn shapes in COCO format, which needs no download.
 
 It has what makes COCO difficult: category ids with gaps, polygons of the visible part of occluded objects (several if
 it falls apart), crowd regions as RLE, objects that are small, medium and large by COCO's limits, images of several

@@ -1,4 +1,4 @@
-"""Read images, and bring images and masks to another size."""
+"""Read images; resize images and masks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Anchors that step by the declared stride, in float32 whatever dtype the features have."""
+"""Anchor generator that uses the declared stride of each level; anchors are always float32."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def default_sizes(
 
 
 class AnchorGenerator(TorchvisionAnchorGenerator):
-    """Anchors of the given sizes and aspect ratios around every cell, at multiples of the declared stride.
+    """Anchors of the given sizes and aspect ratios, centred at (column * stride, row * stride) of every cell.
 
     torchvision's own generator divides the padded image by the grid, so P6 of a 1344 px side steps by 61 px and not 64,
     and it takes the dtype of the features, which moves anchors by up to 7 px in bfloat16.
@@ -102,6 +102,7 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         return [anchors] * len(image_list.image_sizes)
 
     def _compute(self, grid_sizes: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+        """Return the anchors of all levels, fine to coarse: sum(H W A) x 4 xyxy float32."""
         with torch.inference_mode(False):  # anchors of an evaluation serve training too
             self.set_cell_anchors(torch.float32, device)
             strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]

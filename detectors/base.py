@@ -1,4 +1,4 @@
-"""The part that all detectors share: images in, targets checked, results mapped back to the image.
+"""Base class of detectors: pads images, checks targets, and maps results back to the size of the image.
 
 A label is a class index, 0 to num_classes - 1; inside a head labels may start at `label_offset`, because torchvision's
 RoI heads use 0 for the background. A size is (height, width).

@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) and Mask R-CNN (He et al. 2017, arXiv:1703.06870) from parts.
+"""Faster R-CNN (arXiv:1506.01497) and Mask R-CNN (arXiv:1703.06870), composed of backbone, neck, RPN and RoI heads.
 
 The config decides the form: FPN (a pyramid; RoIs are pooled from the level that their size names), DC5 (neck "identity"
 on one dilated C5), or C4 (neck "identity" on C4 and `roi_heads=dict(type="stage", stage="c5")`).

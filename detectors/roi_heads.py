@@ -1,4 +1,4 @@
-"""RoI heads of Faster R-CNN and Mask R-CNN (He et al. 2017, arXiv:1703.06870), torchvision's, on declared geometry.
+"""torchvision's RoI heads of Faster and Mask R-CNN, with scales and channels from the feature specs.
 
 A proposal is a box of the RPN, an RoI a proposal that is sampled or scored; logits and deltas are what a head predicts.
 """

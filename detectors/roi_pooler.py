@@ -1,4 +1,4 @@
-"""RoI features from the level that the FPN paper's rule names, at the declared scale of that level."""
+"""RoI pooling: the level of each RoI by equation 1 of the FPN paper, the scale by the declared stride."""
 
 from collections.abc import Sequence
 

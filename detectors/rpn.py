@@ -1,4 +1,4 @@
-"""torchvision's region proposal network (Ren et al. 2015, arXiv:1506.01497) on declared geometry."""
+"""torchvision's region proposal network, with anchors and channels from the feature specs."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""RoI heads of the C4 form, on the backbone's deepest stage (ResNet paper, arXiv:1512.03385, appendix A)."""
+"""RoI heads of the C4 form: the backbone's last stage runs on every RoI (arXiv:1512.03385, appendix A)."""
 
 from collections.abc import Sequence
 from typing import Any

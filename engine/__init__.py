@@ -1,4 +1,4 @@
-"""From a config to a trained, evaluated and saved model.
+"""Engine: train, evaluate and save models from a config.
 
 `config.py` reads and checks a config, `task.py` is what the engine asks of a task and `detection.py` the first task,
 `trainer.py` is the loop, `evaluate.py` the evaluation, `checkpoint.py` the files and `runs.py` the folders of runs.

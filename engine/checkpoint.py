@@ -1,4 +1,4 @@
-"""The checkpoints of a run, `last.pt` and `best.pt`: plain tensors and values that `weights_only=True` reads."""
+"""Save and load `last.pt` and `best.pt`, which hold only what `torch.load(weights_only=True)` accepts."""
 
 import os
 from collections.abc import Mapping, Sequence

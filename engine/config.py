@@ -1,4 +1,4 @@
-"""The config of a run: `TrainConfig` has the keys of every task; `load_config` reads, merges and checks a config.
+"""`TrainConfig` has the config keys that all tasks share; `load_config` reads, merges and checks a config.
 
 Type, default, bounds and meaning of a key stand at the key. A task adds keys of its own with a subclass.
 """

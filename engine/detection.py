@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation on COCO-format data: the task and its config."""
+"""Task and config of object detection and instance segmentation on COCO-format data."""
 
 from collections.abc import Mapping, Sequence
 from itertools import islice

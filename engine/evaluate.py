@@ -1,4 +1,4 @@
-"""Evaluate a model on a whole dataset: metrics, and validation losses."""
+"""Evaluation loop: run a model over a dataset for its metrics or its validation losses."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -56,11 +56,11 @@ def evaluate(
     Args:
         task: decides what is predicted and how it is scored.
         model: the unwrapped model, on `device`; it is left in evaluation mode.
-        dataset: what is evaluated.
-        device: where the model computes.
+        dataset: the validation data.
+        device: of the model.
         workers: loading processes.
-        skipped: what is wrong with unreadable items is added to it; they count as items without predictions.
-        progress: where a bar is shown.
+        skipped: output; the error message of each unreadable item is added. Such items count as without predictions.
+        progress: a bar is added to it.
     """
     model.eval()
     if device.type == "cpu":  # on a GPU the copy would drop the compiled modules

@@ -1,4 +1,4 @@
-"""Runs: their folders, and training and evaluating what a config describes."""
+"""Run folders, and the entry points that train or evaluate from a config."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Check values against annotations, and describe what can be set.
+"""Check config values against Python type annotations, and write the help text of config keys.
 
 pydantic checks; this module turns its errors into one line, and reads the meaning of a constructor's arguments from the
 Google-style `Args:` section of its docstring.

@@ -1,4 +1,4 @@
-"""What the engine asks of a task. The trainer, the evaluation loop and the checkpoints know nothing else about it."""
+"""Interface of a task: everything that the trainer, the evaluation loop and the checkpoints ask for."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ Split = Literal["train", "val"]
 
 
 class Task(Protocol):
-    """A kind of problem: its data, model, losses and metrics. Register a subclass in `TASKS`.
+    """A task such as object detection: data, model, losses and metrics. Register a subclass in `TASKS`.
 
     A dataset is indexed with `(index, seed)`, the seed decides augmentation; an item is whatever the task makes of it.
     Batches are lists of items; the engine moves the tensors in them to the device.
@@ -38,7 +38,10 @@ class Task(Protocol):
         """Open and check the dataset of a split. Raises InputError if it cannot be used."""
 
     def build_model(self, metadata: Mapping[str, Any], load_weights: bool) -> nn.Module:
-        """Build the model for data that `metadata` describes; `load_weights=False` if a checkpoint follows."""
+        """Build the model for data that `metadata` describes.
+
+        With `load_weights=False` the config's pretrained weights are not read, because a checkpoint follows.
+        """
 
     def losses(self, model: nn.Module, items: Sequence[Any]) -> dict[str, Tensor]:
         """Return scalar losses by name; their sum is minimised.
@@ -71,9 +74,10 @@ class Task(Protocol):
         return []
 
     def metadata(self, dataset: Any) -> dict[str, Any]:
-        """Return what the model must know about the data, as plain values.
+        """Return what the model must know about the data, such as class names, as numbers, text, lists and dicts.
 
-        It is saved in checkpoints, and must be the same in training, validation, resuming and evaluation.
+        It is saved in checkpoints. Training, validation, resuming and evaluation must agree on it, or the engine raises
+        InputError.
         """
         return {}
 
@@ -82,7 +86,10 @@ class Task(Protocol):
         return fine_tune(model, read_file(find_checkpoint(path)), path)
 
     def unreadable(self, item: Any) -> str | None:
-        """Return None for a usable item, else what is wrong with it: "image a.jpg is unreadable (truncated)"."""
+        """Return an error message if the dataset could not read `item`, else None (the default).
+
+        Example: "image a.jpg is unreadable (truncated)".
+        """
         return None
 
     def describe_items(self, items: Sequence[Any]) -> str:

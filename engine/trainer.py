@@ -1,4 +1,4 @@
-"""The training loop: iterations (optimizer steps) from a model to checkpoints, a log and metrics."""
+"""Training loop, counted in optimizer steps; writes checkpoints, a log and metrics."""
 
 import contextlib
 import json
@@ -102,7 +102,7 @@ class Trainer:
         return self.accelerator.unwrap_model(self.model)
 
     def fit(self) -> dict[str, float]:
-        """Train to `max_iters` and return the final metrics."""
+        """Train to `max_iters`, also from a resumed iteration; return the metrics of the last evaluation."""
         metrics = None
         batches = self._batches()
         with progress_bars(self.console) as self.progress:
@@ -219,6 +219,7 @@ class Trainer:
             save_checkpoint(self.folder / name, content)
 
     def _report(self, losses: Mapping[str, float], lr: float, seconds: float) -> None:
+        """Write one iteration's losses, learning rate and seconds to the log, and outside a terminal to the console."""
         rounded = {name: round(value, 5) for name, value in losses.items()}
         self._log({"iteration": self.iteration, "lr": lr, "seconds": round(seconds, 4), **rounded})
         if not self.console.is_terminal:

@@ -1,4 +1,4 @@
-"""COCO's 12 metrics for boxes and masks (https://cocodataset.org/#detection-eval)."""
+"""Compute COCO's 12 metrics for boxes and masks (https://cocodataset.org/#detection-eval)."""
 
 import contextlib
 import io
@@ -79,7 +79,10 @@ class CocoEvaluator:
             self.predictions[image_id] = (table, masks)
 
     def merge(self, predictions: Mapping[Hashable, tuple[np.ndarray, list[dict]]]) -> None:
-        """Add the `predictions` of an evaluator of the same annotation file, which may run in another process."""
+        """Add the `predictions` of another evaluator of the same annotation file, for example of another process.
+
+        An image that both have keeps the added predictions.
+        """
         self.predictions.update(predictions)
 
     def results(self, kind: str) -> list[dict]:

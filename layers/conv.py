@@ -1,4 +1,4 @@
-"""Convolutions without bias that pad to keep the size, plain and deformable."""
+"""Convolutions without bias and with "same" padding, plain and deformable."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A convolution with an optional norm and activation, for necks and heads, under torchvision's keys."""
+"""Convolution with optional norm and activation; state-dict keys are those of torchvision's Conv2dNormActivation."""
 
 from torch import nn
 from torchvision.ops import Conv2dNormActivation

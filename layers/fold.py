@@ -1,4 +1,4 @@
-"""Fold a norm with constant statistics into the convolution before it, at run time and with gradients."""
+"""Fold a frozen batch norm into the convolution before it in each forward pass, differentiably."""
 
 import weakref
 from types import TracebackType

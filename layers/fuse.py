@@ -1,4 +1,4 @@
-"""Copy a model for inference: norms baked into convolutions, wide 3x3 convolutions in Winograd's form."""
+"""Make a copy of a model for inference: norms folded for good, wide 3x3 convolutions in Winograd's form."""
 
 import copy
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Masks: from the grid of an RoI onto the image, and from pixels to COCO's run-length encoding."""
+"""Paste RoI masks into the image, and encode masks as COCO RLE."""
 
 import hotcoco
 import torch

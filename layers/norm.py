@@ -1,4 +1,4 @@
-"""Norm layers by name, the default norm of a backbone, and conversion of built models.
+"""Create norm layers by name, and convert the norm layers of an existing model.
 
 Statistics are the running mean and variance, affine values are weight and bias. "frozen" fixes both as constants,
 "batch_eval" fixes the statistics and trains the affine values, "batch" and "sync" train both. "group" does not have

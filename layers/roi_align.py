@@ -1,4 +1,4 @@
-"""RoIAlign for the CPU: He et al. 2017 (arXiv:1703.06870), section 3, as weighted sums over rows of channels."""
+"""RoIAlign for the CPU (arXiv:1703.06870, section 3), as weighted sums of channels_last pixels."""
 
 from collections.abc import Sequence
 from itertools import accumulate

@@ -88,7 +88,11 @@ class TileGrid:
                 yield slice(image, image + self.block_images), slice(row, min(row + self.block_rows, self.rows))
 
     def transform_input(self, x: Tensor, images: slice, rows: slice) -> Tensor:
-        """Return B^T d B of the input tiles of a block: 36 x (n ty py tx px) x C."""
+        """Return B^T d B of every 6 x 6 input tile d of a block: 36 x tiles x C.
+
+        Tiles are ordered by image, tile row, row phase, tile column, column phase. `images` and `rows` (of tiles) are
+        those of `blocks`.
+        """
         d = self.dilation
         top, bottom = rows.start * self.span - d, rows.stop * self.span + d
         padding = (
@@ -111,7 +115,7 @@ class TileGrid:
         return (INPUT_TRANSFORM @ cells).view(IN_CELLS, -1, block.shape[-1])
 
     def transform_gradient(self, gradient: Tensor, images: slice, rows: slice) -> Tensor:
-        """Return A e A^T of the output tiles of a block, for a gradient of the output: 36 x (n ty py tx px) x C."""
+        """Return A e A^T of every 4 x 4 tile e of an output gradient, ordered as `transform_input`: 36 x tiles x C."""
         top, bottom = rows.start * self.span, rows.stop * self.span
         padding = (0, 0, 0, self.columns * self.span - self.width, 0, max(bottom - self.height, 0))
         block = F.pad(gradient.permute(0, 2, 3, 1)[images, top:bottom], padding)  # n y x c

@@ -1,4 +1,4 @@
-"""Convolution modules that run in Winograd's form where that is faster than PyTorch's direct convolution."""
+"""Convolution modules that use Winograd's form for layers and maps on which it is faster."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The contract of a neck: the maps of a backbone in, the maps that heads work on out."""
+"""Base class of necks: takes the backbone's feature maps, returns those of the heads."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Levels above the deepest one of a pyramid (P6, P7)."""
+"""Extra coarse levels of a pyramid (P6, P7)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Feature Pyramid Network, Lin et al. 2017 (arXiv:1612.03144), on any list of declared levels.
+"""Feature Pyramid Network, Lin et al. 2017 (arXiv:1612.03144), on any set of backbone levels.
 
 Lateral convolutions are 1x1 on the input levels; the top-down path sums them from the deepest to the finest level;
 output convolutions are 3x3 on these sums. State-dict keys are torchvision's.
@@ -68,7 +68,7 @@ class FPN(Neck):
         self.feature_specs = (*specs, *self.extra_blocks.specs)
 
     def forward_pyramid(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """Compute the outputs on the backbone's levels, fine to coarse."""
+        """Return one map per input level, fine to coarse (P2 to P5), without the extra levels."""
         merged: Tensor | None = None
         outputs = []
         for name, inner, layer in reversed(list(zip(self.in_names, self.inner_blocks, self.layer_blocks))):

@@ -1,4 +1,4 @@
-"""The identity neck: heads work on the backbone's own levels (C4, DC5)."""
+"""Identity neck: passes the backbone's maps to the heads unchanged (C4, DC5)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Path Aggregation Network, Liu et al. 2018 (arXiv:1803.01534), section 3.1: an FPN with a bottom-up path behind it."""
+"""Path Aggregation Network, Liu et al. 2018 (arXiv:1803.01534), section 3.1: an FPN followed by a bottom-up path."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""Command-line programs. Each runs as a file, e.g. `python tools/train_coco.py`, and as `detbackbones train`."""
+"""Command-line programs; `detbackbones train` and `python tools/train_coco.py` are the same."""

@@ -1,4 +1,4 @@
-"""What the command-line programs share, and the command `detbackbones`, which runs them as subcommands."""
+"""Code that the command-line programs share, and the command `detbackbones` with its subcommands."""
 
 import ast
 import importlib

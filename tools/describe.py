@@ -1,4 +1,4 @@
-"""Print the geometry and the cost of a backbone.
+"""Print strides, channels, parameters and operations of a backbone, level by level.
 
     python tools/describe.py BACKBONE [argument=value ...]      e.g.  resnet101_dilated  norm=group  imports=my_module
     detbackbones describe BACKBONE [argument=value ...]

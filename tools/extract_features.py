@@ -1,4 +1,4 @@
-"""Write the features of images to files, with their geometry.
+"""Write the feature maps of images to files, with their levels, strides and channels.
 
     python tools/extract_features.py IMAGE_OR_FOLDER ... out=FOLDER [key=value ...]
     detbackbones features IMAGE_OR_FOLDER ... out=FOLDER [key=value ...]

@@ -1,4 +1,4 @@
-"""Measure the a-trous identity of a backbone and print its geometry.
+"""Measure how far the dilated features of a backbone are from the undilated ones.
 
     python tools/verify_dilation.py BACKBONE [argument=value ...]      e.g.  resnet101_dilated  size=(97,130)
     detbackbones verify BACKBONE [argument=value ...]
@@ -22,7 +22,7 @@ from detbackbones.tools.cli import one_name, run_command
 
 
 def verify(names: Sequence[str], arguments: dict[str, Any]) -> int:
-    """Print the description and the error of every level; return 0 if all are exact, else 1."""
+    """Print a backbone's description and the difference per level; return 0 if all are within TOLERANCE, else 1."""
     name = one_name(names, "backbone")
     import_modules(arguments.pop("imports", ()))
     size = arguments.pop("size", (97, 130))

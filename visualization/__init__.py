@@ -1,4 +1,4 @@
-"""Visualization: every picture that the package makes.
+"""Figures: every picture that the package draws.
 
 detections.py draws boxes and masks, features.py draws feature maps; both on the grids of figures.py.
 """

@@ -1,4 +1,4 @@
-"""Ground truth beside predictions."""
+"""Draw ground truth and predictions side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

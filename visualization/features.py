@@ -1,4 +1,4 @@
-"""Feature maps over their image."""
+"""Draw feature maps over their image."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

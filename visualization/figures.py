@@ -1,4 +1,4 @@
-"""Grids of pictures, drawn with matplotlib without a display."""
+"""Grids of axes with matplotlib's non-interactive backend."""
 
 import numpy as np
 from matplotlib.figure import Figure

@@ -1,1 +1,5 @@
-"""Weights: `sources.py` reads them, `loading.py` loads them with a report, `torchvision_detectors.py` maps its keys."""
+"""Pretrained weights and their keys.
+
+`sources.py` reads state dicts, `loading.py` loads them into a module and reports what differs, and
+`torchvision_detectors.py` converts the keys of torchvision's detectors.
+"""

@@ -1,4 +1,4 @@
-"""Load a state dict into a module, with every difference reported."""
+"""Load a state dict into a module; an error lists missing, unexpected and mismatched keys."""
 
 from collections.abc import Mapping
 

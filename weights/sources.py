@@ -1,4 +1,4 @@
-"""Read pretrained weights from a named source (`torchvision:<name of its enum>`) or from a state-dict file."""
+"""Read a state dict from a file, or from a named source such as `torchvision:IMAGENET1K_V1`."""
 
 import os
 from pathlib import Path

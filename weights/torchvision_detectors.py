@@ -1,4 +1,4 @@
-"""torchvision's published detection weights: the configs that they were trained as, and their keys.
+"""Configs that match torchvision's published detectors, and the conversion of their state-dict keys.
 
     state = torch.load("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", weights_only=True)
     detector = build_detector(TORCHVISION_CONFIGS["maskrcnn_resnet50_fpn"])
