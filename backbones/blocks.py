@@ -127,7 +127,7 @@ class Stage(nn.Sequential):
         return super().train(mode and not self.frozen)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x C x H x W -> N x spec.channels x ceil(H / stride) x ceil(W / stride) for the stage's own stride."""
+        """N x C x H x W -> N x spec.channels x ceil(H / stride) x ceil(W / stride), with the stride relative to x."""
         if self.checkpointed and self.training and torch.is_grad_enabled():
             return checkpoint(super().forward, x, use_reentrant=False, context_fn=self._checkpoint_contexts)
         return super().forward(x)

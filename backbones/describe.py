@@ -81,6 +81,7 @@ class Description:
         return "\n".join(lines)
 
     def _identity(self) -> str:
+        """Say whether the a-trous identity holds."""
         if self.inexact_reasons:
             text = f"does not hold because of {', '.join(self.inexact_reasons)}"
         elif all(level.dilation in (1, None) for level in self.levels):
@@ -217,9 +218,9 @@ def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict
 
 
 def receptive_fields(model: ResNet) -> dict[str, int | None]:
-    """Return input pixels per side that one cell of each level depends on; None from the first deformable stage on.
+    """Return the receptive field of each level, its side in input pixels; None from the first deformable stage on.
 
-    Along the longest path, a window of k cells with dilation d adds (k - 1) * d * (input pixels per cell).
+    Along the longest path, a k x k convolution or pool with dilation d adds (k - 1) * d * (stride of its input).
     """
     field: int | None = 1
     pixels_per_cell = 1

@@ -63,9 +63,8 @@ class Preprocess(nn.Module):
 
 
 def _repeat_along_rows(values: Tensor, width: int) -> Tensor:
-    """Repeat C x 1 x 1 values to C x 1 x width, laid out like an image whose channels are neighbours in memory.
+    """Expand C x 1 x 1 values to C x 1 x width in channels_last memory, the layout of decoded images.
 
-    Decoded images have that layout. Broadcasting three neighbouring values defeats vectorisation and takes five times
-    as long as subtracting a whole row.
+    Broadcasting C x 1 x 1 over such an image is not vectorised and takes five times as long.
     """
     return values.permute(1, 2, 0).repeat(1, width, 1).permute(2, 0, 1)

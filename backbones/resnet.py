@@ -158,6 +158,7 @@ class ResNet(Backbone):
         return tuple(reason for reason, applies in reasons.items() if applies)
 
     def _initialise(self, zero_init_residual: bool) -> None:
+        """Draw the weights as torchvision does; `zero_init_residual` zeroes the last norm weight of every block."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and not name.endswith("conv_offset"):
                 # He et al. 2015 (arXiv:1502.01852); fan out as in torchvision
@@ -204,6 +205,7 @@ class ResNet(Backbone):
 
     @property
     def conv_norm_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Names of the stem's convolution and its norm, for `fuse_for_inference`."""
         return (("conv1.6" if isinstance(self.conv1, DeepStem) else "conv1", "bn1"),)
 
     def _forward_stem(self, images: Tensor) -> Tensor:

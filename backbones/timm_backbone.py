@@ -189,6 +189,7 @@ class TimmBackbone(Backbone):
         return tuple(specs)
 
     def _freeze_norms(self, model: str, required: bool) -> None:
+        """Replace batch norms by frozen ones; raise InputError if there are none and they are `required`."""
         from timm.layers import freeze_batch_norm_2d
 
         if required and not any(isinstance(module, BATCH_NORMS) for module in self.network.modules()):

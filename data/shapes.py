@@ -42,13 +42,13 @@ class ShapesSpec:
 
 
 def ensure_shapes(spec: ShapesSpec | None = None, cache: Path | None = None) -> Path:
-    """Return the folder of the dataset; it is written on first use.
+    """Return the folder of the built-in shapes dataset, and generate it if it does not exist.
 
     It holds `images/*.jpg`, `instances_train.json` and `instances_val.json`.
 
     Args:
         spec: size of the dataset; None for the default.
-        cache: where folders of datasets lie. Default: $DETBACKBONES_CACHE, or `detbackbones` in the user's cache.
+        cache: parent folder of generated datasets. Default: $DETBACKBONES_CACHE, or `detbackbones` in the user's cache.
     """
     spec = spec or ShapesSpec()
     user_cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 
 
 def read_rgb(path: Path) -> Tensor:
-    """Read an image with Pillow; torchvision's decoder is not faster, and deprecated since 0.29.
+    """Read an image with Pillow. torchvision's own decoder is not faster, and is deprecated since torchvision 0.29.
 
     Returns:
         3 x H x W uint8 RGB, in memory H x W x 3: Pillow's order, in which the resize is fastest.

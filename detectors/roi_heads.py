@@ -1,4 +1,4 @@
-"""torchvision's RoI heads of Faster and Mask R-CNN, with scales and channels from the feature specs.
+"""torchvision's RoI heads of Faster and Mask R-CNN, configured from the neck's FeatureSpecs.
 
 A proposal is a box of the RPN, an RoI a proposal that is sampled or scored; logits and deltas are what a head predicts.
 """

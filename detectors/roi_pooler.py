@@ -1,4 +1,4 @@
-"""RoI pooling: the level of each RoI by equation 1 of the FPN paper, the scale by the declared stride."""
+"""Multi-level RoI pooling: levels by equation 1 of the FPN paper, spatial scale 1 / declared stride."""
 
 from collections.abc import Sequence
 

@@ -54,9 +54,10 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> N
 
 
 def fine_tune(model: nn.Module, state: Mapping[str, Tensor], where: str, resizable: Sequence[str] = ()) -> list[str]:
-    """Load a state dict, except layers that depend on the number of classes and differ in shape.
+    """Load a state dict to train on, except layers that depend on the number of classes and differ in shape.
 
-    Counters of batches seen may be absent, as in weights trained with frozen norm layers.
+    Buffers `num_batches_tracked` may be missing, as in weights trained with frozen norms. Any other difference is an
+    InputError.
 
     Args:
         model: the model, whose weights are replaced.

@@ -191,7 +191,7 @@ class DetectionTask(Task):
         return [image["width"] > image["height"] for image in dataset.images]
 
     def parts_to_compile(self, model: Any) -> list[nn.Module]:
-        """Return backbone and neck. The work of the heads depends on their data, which would break a graph there."""
+        """Return backbone and neck; the data-dependent control flow of the heads would break the graph."""
         return [model.backbone, model.neck]
 
     def validation_loss_dataset(self, dataset: CocoDataset) -> CocoDataset:

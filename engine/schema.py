@@ -78,7 +78,7 @@ def check_part(factory: Callable, config: Mapping[str, Any], key: str) -> None:
 
 
 def parameters_of(factory: Callable) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a function or constructor, with those of parents that get its `**kwargs`."""
+    """Return the parameters by name; a constructor that passes on `**kwargs` has those of its base classes too."""
     parents = reversed(factory.__mro__) if inspect.isclass(factory) else ()
     constructors = [vars(parent)["__init__"] for parent in parents if "__init__" in vars(parent)] or [factory]
     parameters = [p for constructor in constructors for p in inspect.signature(constructor).parameters.values()]

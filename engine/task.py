@@ -1,4 +1,4 @@
-"""Interface of a task: everything that the trainer, the evaluation loop and the checkpoints ask for."""
+"""Base class of tasks: the methods that the trainer, the evaluation loop and the checkpoints call."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -46,8 +46,8 @@ class Task(Protocol):
     def losses(self, model: nn.Module, items: Sequence[Any]) -> dict[str, Tensor]:
         """Return scalar losses by name; their sum is minimised.
 
-        In training mode it must call the model itself, which may be wrapped for mixed precision or several processes.
-        In evaluation mode it returns validation losses.
+        In training mode, call `model(...)` and not its methods, because it may be wrapped for mixed precision or for
+        several processes. In evaluation mode, return validation losses. `items` are dataset items on the model's device.
         """
 
     def predict(self, model: nn.Module, items: Sequence[Any]) -> Sequence[Any]:

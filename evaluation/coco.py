@@ -147,7 +147,7 @@ class CocoEvaluator:
         return detections
 
     def _to_dataset(self, entries: Iterable[Mapping]) -> Any:
-        """Return annotations as a dataset of the backend, everything numbered from 1."""
+        """Build the backend's COCO object from annotations or detections, with all ids renumbered from 1."""
         keys = {"area", "bbox", "score"} | ({"segmentation"} if "segm" in self.kinds else set())
         annotations = [
             {

@@ -21,15 +21,15 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fuse_for_inference(model: Model) -> Model:
-    """Return a copy of a backbone, neck or detector for deployment: evaluation mode, no gradients, norms baked in.
+    """Return a copy of a backbone, neck or detector for deployment: evaluation mode, no gradients, norms folded.
 
-    A batch or frozen norm is baked into the convolution before it if both are neighbours in an `nn.Sequential`, or if
-    their parent lists them in `conv_norm_pairs`. Other norms stay, such as group norms and those inside timm's
-    networks. The copy's state dict has biases in place of the baked norms.
+    A batch or frozen norm is folded into the convolution that it directly follows in an `nn.Sequential`, or if their
+    parent lists them in `conv_norm_pairs`. Other norms stay, such as group norms and those inside timm's networks. The
+    copy's state dict has biases in place of the folded norms.
 
-    On the CPU in float32, wide 3x3 convolutions run in Winograd's form (`winograd.py`) with weights transformed ahead,
-    which take four times the memory. Stages at stride 32 are skipped: 1 to 2 % of ResNet-50's time is not worth more
-    memory than all other layers together.
+    On the CPU in float32, wide 3x3 convolutions run in Winograd's form (`winograd.py`) with pre-transformed weights,
+    which take four times the memory. It is not used in stages at stride 32: 1 to 2 % of ResNet-50's time is not worth
+    more memory than all other layers together.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(fused.modules()):

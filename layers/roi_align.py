@@ -1,4 +1,4 @@
-"""RoIAlign for the CPU (arXiv:1703.06870, section 3), as weighted sums of channels_last pixels."""
+"""Fast RoIAlign on the CPU for channels_last maps (arXiv:1703.06870, section 3): bilinear samples as weighted sums."""
 
 from collections.abc import Sequence
 from itertools import accumulate

@@ -1,4 +1,4 @@
-"""Convolution modules that use Winograd's form for layers and maps on which it is faster."""
+"""Replacement of nn.Conv2d that uses Winograd's form if layer and input are large enough to be faster."""
 
 from typing import Any
 

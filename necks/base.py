@@ -1,4 +1,4 @@
-"""Base class of necks: takes the backbone's feature maps, returns those of the heads."""
+"""Base class of necks: turns the backbone's feature maps into the maps that heads consume."""
 
 from torch import Tensor, nn
 
