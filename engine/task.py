@@ -47,7 +47,8 @@ class Task(Protocol):
         """Return scalar losses by name; their sum is minimised.
 
         In training mode, call `model(...)` and not its methods, because it may be wrapped for mixed precision or for
-        several processes. In evaluation mode, return validation losses. `items` are dataset items on the model's device.
+        several processes. In evaluation mode, return validation losses. `items` are dataset items, with their tensors
+        on the model's device.
         """
 
     def predict(self, model: nn.Module, items: Sequence[Any]) -> Sequence[Any]:
