@@ -54,8 +54,9 @@ def random_images(settings: Settings) -> Tensor:
     return images.to(memory_format=getattr(torch, settings.memory_format))
 
 
-def random_target(settings: Settings) -> dict[str, Tensor]:
+def random_target(settings: Settings, seed: int) -> dict[str, Tensor]:
     """Return boxes of 3 % to 38 % of the image's sides, whose masks are filled."""
+    torch.manual_seed(seed)
     height, width = settings.size
     corner, size = torch.rand(NUM_OBJECTS, 2) * 0.6, torch.rand(NUM_OBJECTS, 2) * 0.35 + 0.03
     boxes = torch.cat([corner, corner + size], 1) * torch.tensor([width, height] * 2)
@@ -80,7 +81,6 @@ def run_training_step(
     settings: Settings,
 ) -> dict[str, Tensor]:
     """Do forward, backward and an optimizer step; return the losses and the norm of the gradient."""
-    torch.manual_seed(3)  # all sample the same anchors and proposals
     with autocast(settings):
         outputs = losses(model)
     sum(outputs.values()).backward()
@@ -117,13 +117,20 @@ def step(name: str, settings: Settings) -> RunAndOutput:
     return training(make_network(name, settings, 2), losses, settings)
 
 
+def seed_sampling(*_) -> None:
+    """Make all detectors sample the same anchors and proposals; torchvision draws an image size before."""
+    torch.manual_seed(3)
+
+
 def train(name: str, settings: Settings) -> RunAndOutput:
     """A training step of a detector."""
     images = list(random_images(settings))
-    targets = [random_target(settings) for _ in images]
+    targets = [random_target(settings, seed) for seed in range(settings.batch)]
     if name == "torchvision":
         targets = [dict(t, labels=t["labels"] + 1, masks=t["masks"].to(torch.uint8)) for t in targets]
-    return training(make_detector(name, settings), lambda model: model(images, targets), settings)
+    detector = make_detector(name, settings)
+    detector.rpn.register_forward_pre_hook(seed_sampling)
+    return training(detector, lambda model: model(images, targets), settings)
 
 
 def infer(name: str, settings: Settings) -> RunAndOutput:
