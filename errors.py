@@ -2,8 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-
-__all__ = ["InputError", "RunError", "did_you_mean"]
+from typing import Any
 
 
 class InputError(ValueError):
@@ -19,3 +18,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.55)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+def check_known(what: str, known: Iterable[str], *words: Any) -> None:
+    """Raise InputError for the first of `words` that is not in `known`; `what` names their kind in the message."""
+    known = list(known)
+    for word in words:
+        if word not in known:
+            raise InputError(f"unknown {what} {word!r}; {did_you_mean(str(word), known)}")

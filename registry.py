@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.registry import Registry
 
-from .errors import InputError, did_you_mean
+from .errors import InputError, check_known, did_you_mean
 from .specs import FeatureSpec
 
 if TYPE_CHECKING:
@@ -40,17 +40,6 @@ TASKS = _registry("task", "engine.detection")
 Config = str | Mapping[str, Any]
 
 
-_prefixes: dict[tuple[str, str], tuple[Callable[..., Any], Callable[[str], list[str]]]] = {}
-_entry_points_loaded: set[str] = set()
-
-
-def register_prefix(
-    registry: Registry, prefix: str, factory: Callable[..., Any], list_names: Callable[[str], list[str]]
-) -> None:
-    """Let "<prefix>:<name>" stand for `factory(name, ...)`; `list_names` lists the names that match a shell pattern."""
-    _prefixes[registry.name, prefix] = (factory, list_names)
-
-
 def import_modules(names: str | Sequence[str]) -> None:
     """Import modules that register parts of your own. Modules in the working directory are found too.
 
@@ -67,11 +56,9 @@ def import_modules(names: str | Sequence[str]) -> None:
             raise InputError(f"imports: cannot import {name!r} ({reason})") from error
 
 
+@functools.cache
 def _load_members(registry: Registry) -> None:
     registry.import_from_location()
-    if registry.name in _entry_points_loaded:
-        return
-    _entry_points_loaded.add(registry.name)
     for point in metadata.entry_points(group=f"detbackbones.{registry.name.removesuffix('s')}s"):
         if point.name in registry.module_dict:
             raise InputError(
@@ -83,32 +70,35 @@ def _load_members(registry: Registry) -> None:
 def lookup(registry: Registry, name: str) -> Callable[..., Any]:
     """Return the class or function registered as `name`.
 
+    "<prefix>:<name>" stands for the first argument of a class with `list_names`, as "timm:resnet50" does.
+
     Raises:
         InputError: the name is unknown; the message has the nearest names.
     """
     _load_members(registry)
-    prefix, colon, rest = str(name).partition(":")
-    if colon and (registry.name, prefix) in _prefixes:
-        return functools.partial(_prefixes[registry.name, prefix][0], rest)
-    if name not in registry.module_dict:
-        raise InputError(f"unknown {registry.name} {name!r}; {did_you_mean(str(name), registry.module_dict)}")
+    name = str(name)
+    prefix, colon, rest = name.partition(":")
+    if colon and hasattr(registry.module_dict.get(prefix), "list_names"):
+        return functools.partial(registry.module_dict[prefix], rest)
+    check_known(registry.name, registry.module_dict, name)
     return registry.module_dict[name]
 
 
-def accepted_arguments(factory: Callable[..., Any]) -> set[str] | None:
-    """Return the keyword arguments of a class or function, or None if it takes any.
+def accepted_arguments(factory: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """Return the keyword arguments of a class or function by name, or None if it takes any.
 
-    A constructor that passes on **kwargs takes those of its parent classes too.
+    A constructor that passes on **kwargs takes those of its parent classes too; they come first.
     """
-    names: set[str] = set()
+    arguments: dict[str, inspect.Parameter] = {}
     constructors: list[Callable[..., Any]] = [factory]
     if inspect.isclass(factory):
         constructors = [vars(cls)["__init__"] for cls in factory.__mro__ if "__init__" in vars(cls)]
     for constructor in constructors:
         parameters = inspect.signature(constructor).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)} - {"self"}
+        named = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        arguments = named | arguments
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names
+            return {name: parameter for name, parameter in arguments.items() if name != "self"}
     return None
 
 
@@ -162,6 +152,8 @@ def build_backbone(cfg: "Config | Backbone", *, load_weights: bool = True, **ove
     Raises:
         InputError: a name or argument is unknown, or an argument cannot be honoured.
     """
+    if overrides and not isinstance(cfg, (str, Mapping)):
+        raise InputError(f"a built {type(cfg).__name__} takes no arguments, got {', '.join(overrides)}")
     if isinstance(cfg, (str, Mapping)) and not load_weights:
         name = cfg if isinstance(cfg, str) else cfg.get("type", "")
         if accepts(lookup(BACKBONES, name), "load_weights"):
@@ -182,8 +174,8 @@ def build_detector(cfg: "Config | Detector", **overrides: Any) -> "Detector":
 def _list(registry: Registry, pattern: str) -> list[str]:
     _load_members(registry)
     prefix, colon, rest = pattern.partition(":")
-    if colon and (registry.name, prefix) in _prefixes:
-        return [f"{prefix}:{name}" for name in _prefixes[registry.name, prefix][1](rest)]
+    if colon and hasattr(registry.module_dict.get(prefix), "list_names"):
+        return [f"{prefix}:{name}" for name in registry.module_dict[prefix].list_names(rest)]
     return [name for name in registry.module_dict if fnmatchcase(name, pattern)]
 
 

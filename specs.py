@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["FeatureSpec"]
-
 
 @dataclass(frozen=True)
 class FeatureSpec:

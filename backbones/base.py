@@ -6,10 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, check_known
 from ..layers.fuse import fuse_for_inference
 from ..specs import FeatureSpec
 from .preprocess import Preprocess
+
+
+def check_levels(argument: str, known: Sequence[str], names: Sequence[str]) -> None:
+    """Raise InputError unless `names` are one or more of the levels of a backbone."""
+    check_known(f"level in {argument}:", known, *names)
+    if not names:
+        raise InputError(f"{argument} is empty; name at least one level")
 
 
 class Backbone(nn.Module):
@@ -53,7 +60,7 @@ class Backbone(nn.Module):
     @property
     def stage_outputs(self) -> Mapping[str, nn.Module]:
         """The module of each level whose output is the feature map; empty if the parts are not known."""
-        return {}
+        return {name: modules[-1] for name, modules in self.stage_modules.items()}
 
     @property
     def size_divisor(self) -> int:
@@ -112,8 +119,9 @@ class Backbone(nn.Module):
             raise InputError(
                 f"freeze={count}: {type(self).__name__} runs as a whole, its parts cannot be frozen one by one"
             )
-        if count not in range(len(parts) + 1):
-            raise InputError(f"freeze must be 0 to {len(parts)}, the number of parts from the input, got {count!r}")
+        if count not in range(self.frozen_count, len(parts) + 1):
+            bounds = f"{self.frozen_count} to {len(parts)}"
+            raise InputError(f"freeze must be {bounds}, the number of parts from the input, got {count!r}")
         self.frozen_count = count
         for module in self._frozen_modules():
             module.requires_grad_(False)

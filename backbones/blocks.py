@@ -6,7 +6,7 @@ module and the norms that follow them, for `layers/fuse.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ Shortcut = Callable[[int, int, BlockPlan, Norm], nn.Module]  # in_channels, out_
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions; the first carries the stride."""
 
-    expansion = 1
     conv_norm_pairs = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(
@@ -45,11 +44,6 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_channels, planes, plan, norm) if shortcut else None
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm before the sum with the shortcut, for zero initialisation."""
-        return self.bn2
-
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(conv_norm(x, self.conv1, self.bn1))
         out = conv_norm(out, self.conv2, self.bn2)
@@ -65,7 +59,6 @@ class Bottleneck(nn.Module):
         stride_in_1x1: the first 1x1 carries the stride (the original paper and Caffe).
     """
 
-    expansion = 4
     conv_norm_pairs = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(
@@ -82,7 +75,7 @@ class Bottleneck(nn.Module):
     ):
         super().__init__()
         width = int(planes * (width_per_group / 64)) * groups
-        out_channels = planes * self.expansion
+        out_channels = 4 * planes
         stride1, stride2 = (plan.stride, 1) if stride_in_1x1 else (1, plan.stride)
         (dilation,) = plan.dilations
         self.conv1 = conv2d(in_channels, width, 1, stride1)
@@ -93,11 +86,6 @@ class Bottleneck(nn.Module):
         self.bn3 = norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_channels, out_channels, plan, norm) if shortcut else None
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm before the sum with the shortcut, for zero initialisation."""
-        return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(conv_norm(x, self.conv1, self.bn1))
@@ -128,13 +116,12 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W -> N x spec.channels x ceil(H / stride) x ceil(W / stride), with the stride relative to x."""
-        if self.checkpointed and self.training and torch.is_grad_enabled():
-            return checkpoint(super().forward, x, use_reentrant=False, context_fn=self._checkpoint_contexts)
-        return super().forward(x)
-
-    def _checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """Contexts for the forward pass and for its repetition in the backward pass."""
-        return nullcontext(), self._fixed_statistics()
+        if not self.checkpointed or not self.training or not torch.is_grad_enabled():
+            return super().forward(x)
+        if torch.compiler.is_compiling():  # the compiled graph counts a batch once, and takes no contexts
+            return checkpoint(super().forward, x, use_reentrant=False)
+        contexts = (nullcontext(), self._fixed_statistics())  # of the forward pass and of its repetition
+        return checkpoint(super().forward, x, use_reentrant=False, context_fn=lambda: contexts)
 
     @contextmanager
     def _fixed_statistics(self) -> Iterator[None]:

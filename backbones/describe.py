@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import log2
 from typing import Any
 
 import torch
@@ -139,7 +140,6 @@ def describe(
         name = cfg.get("model", cfg["type"])
         with torch.device("meta"):
             model = build_backbone(cfg, load_weights=False)
-    check_geometry(model)
     level_gflops, gflops = count_operations(model, input_size)
     fields = receptive_fields(model) if isinstance(model, ResNet) else {}
     specs = {spec.name: spec for spec in model.stage_specs}
@@ -166,36 +166,24 @@ def describe(
                 affine=affine,
             )
         )
-    total = sum(parameter.numel() for parameter in model.parameters())
     return Description(
-        name, tuple(levels), total, gflops, (input_size[0], input_size[1]), model.size_divisor, model.inexact_reasons
+        name=name,
+        levels=tuple(levels),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        gflops=gflops,
+        input_size=(input_size[0], input_size[1]),
+        size_divisor=model.size_divisor,
+        inexact_reasons=model.inexact_reasons,
     )
 
 
 @torch.no_grad()
-def check_geometry(model: Backbone) -> None:
-    """Compare the declared geometry of a backbone on the meta device with the maps that it computes.
+def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict[str, float], float]:
+    """Return 1e9 operations per level whose output module is known, and in total, of a model on the meta device.
 
     Raises:
         InputError: a map is missing, or its channels or stride are not those of its FeatureSpec.
     """
-    side = 2 * model.size_divisor
-    images = torch.zeros(1, model.preprocess.channels, side, side, device="meta")
-    features = model.eval().forward_features(images)
-    for spec in model.feature_specs:
-        if spec.name not in features:
-            raise InputError(f"feature_specs declares {spec.name}, but forward_features returns {', '.join(features)}")
-        expected = (1, spec.channels, side // spec.stride, side // spec.stride)
-        if tuple(features[spec.name].shape) != expected:
-            shape = tuple(features[spec.name].shape)
-            raise InputError(
-                f"{spec} declares {expected} for a {side} x {side} image, but forward_features returns {shape}"
-            )
-
-
-@torch.no_grad()
-def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict[str, float], float]:
-    """Return 1e9 operations per level whose output module is known, and in total, of a model on the meta device."""
 
     def deform_conv_flops(_: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         return 2 * weight[1] * weight[2] * weight[3] * torch.Size(out_shape).numel()
@@ -207,9 +195,16 @@ def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict
         for name, module in model.stage_outputs.items()
     ]
     with counter:
-        model.eval()(torch.zeros(1, model.preprocess.channels, *input_size, device="meta"))
+        images = torch.zeros(1, model.preprocess.channels, *input_size, device="meta")
+        features = model.eval().forward_features(images)
     for handle in handles:
         handle.remove()
+    for spec in model.feature_specs:
+        shape = tuple(features[spec.name].shape) if spec.name in features else None
+        # a network without padding has fewer cells; a wrong stride is off by a factor of two
+        if shape is None or shape[1] != spec.channels or round(log2(input_size[0] / shape[2])) != log2(spec.stride):
+            maps = ", ".join(f"{name} {tuple(feature.shape)}" for name, feature in features.items())
+            raise InputError(f"{spec} is declared, but forward_features returns {maps} for images of {input_size}")
     gflops, previous = {}, 0
     for name, total in totals.items():
         gflops[name] = (total - previous) / 1e9

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 from ..layers.conv import DeformConv2d
 from ..layers.fold import conv_norm
 from ..layers.norm import Norm, resolve_norm
@@ -18,7 +18,7 @@ from ..layers.winograd_conv import convert_to_winograd_
 from ..specs import FeatureSpec
 from ..weights.loading import adapt_first_conv, load_state
 from ..weights.sources import read_weights
-from .base import Backbone
+from .base import Backbone, check_levels
 from .blocks import BasicBlock, Bottleneck, Shortcut, Stage
 from .shortcuts import ConvShortcut, PadShortcut, PoolShortcut
 from .stage_plan import STAGE_KEYS, STEM_STRIDES, Layout, check_convention, dilated_stages, plan_stages
@@ -93,19 +93,22 @@ class ResNet(Backbone):
         super().__init__(in_channels)
         layout = Layout(tuple(layers), tuple(planes), issubclass(block, Bottleneck), stem, stride_in_1x1, avg_down)
         out_features = layout.stage_names if out_features is None else tuple(out_features)
-        _check_levels("out_features", out_features, ("c1", *layout.stage_names))
-        _check_levels("deform_stages", deform_stages, layout.stage_names)
-        _check_levels("checkpoint_stages", checkpoint_stages, layout.stage_names)
-        _check_depth(layout, out_features, multi_grid, num_classes)
-        make_norm = resolve_norm(_one_norm(norm, norm_layer), weights, freeze, norm_eps)
+        check_levels("out_features", ("c1", *layout.stage_names), out_features)
+        num_stages = max(("c1", *layout.stage_names).index(name) for name in out_features)
+        check_known("level in deform_stages:", layout.stage_names[:num_stages], *deform_stages)
+        check_known("level in checkpoint_stages:", layout.stage_names[:num_stages], *checkpoint_stages)
+        _check_arguments(layout, out_features, multi_grid, num_classes, groups, width_per_group)
+        if norm is not None and norm_layer is not None:
+            raise InputError("give norm or norm_layer (torchvision's name of a callable norm), not both")
+        make_norm = resolve_norm(norm if norm_layer is None else norm_layer, weights, freeze, norm_eps)
+        if pad_shortcut and avg_down:
+            raise InputError("pad_shortcut and avg_down contradict each other")
         shortcut: Shortcut = PadShortcut if pad_shortcut else PoolShortcut if avg_down else ConvShortcut
-        block_options = _block_options(layout, groups, width_per_group)
+        options = {"groups": groups, "width_per_group": width_per_group, "stride_in_1x1": stride_in_1x1}
+        block_options: dict[str, Any] = options if layout.bottleneck else {}
 
         dilated = dilated_stages(layout, output_stride, replace_stride_with_dilation)
         check_convention(layout, dilation_convention, dilated)
-        num_stages = max(("c1", *layout.stage_names).index(name) for name in out_features)
-        if num_stages < len(layout.layers):
-            multi_grid = None  # it applies to the deepest stage, which is not built
         plans = plan_stages(layout, dilated, dilation_convention, multi_grid)[:num_stages]
         exact_plans = plan_stages(layout, dilated, "exact", multi_grid)[:num_stages]
 
@@ -121,10 +124,16 @@ class ResNet(Backbone):
             for block_plan in plan.blocks:
                 # dilation removes the stride of a stage's first block, but its channels still change
                 projects = block_plan.stride > 1 or channels != plan.spec.channels
-                block_shortcut = shortcut if projects else None
-                deformable = name in deform_stages
                 blocks.append(
-                    block(channels, plan.planes, block_plan, make_norm, block_shortcut, deformable, **block_options)
+                    block(
+                        channels,
+                        plan.planes,
+                        block_plan,
+                        make_norm,
+                        shortcut=shortcut if projects else None,
+                        deformable=name in deform_stages,
+                        **block_options,
+                    )
                 )
                 channels = plan.spec.channels
             self.add_module(STAGE_KEYS[name], Stage(blocks, plan.spec, checkpointed=name in checkpoint_stages))
@@ -141,9 +150,9 @@ class ResNet(Backbone):
         self._initialise(zero_init_residual)
         self.to(memory_format=torch.channels_last)
         convert_to_winograd_(self)
+        self.freeze(freeze)
         if weights and load_weights:
             self._load(read_weights(weights, architecture), in_channels, weights)
-        self.freeze(freeze)
 
     def _find_inexact_reasons(
         self, other_dilations: bool, convention: str, multi_grid: Sequence[int] | None
@@ -164,18 +173,17 @@ class ResNet(Backbone):
                 # He et al. 2015 (arXiv:1502.01852); fan out as in torchvision
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
-                nn.init.zeros_(module.last_norm.get_parameter("weight"))
+                last_norm = module.get_submodule(module.conv_norm_pairs[-1][1])
+                nn.init.zeros_(last_norm.weight)  # type: ignore[arg-type]
 
     def _load(self, state: Mapping[str, Tensor], in_channels: int, source: str) -> None:
         """Load a state dict without stages that are not built and without a classifier that does not fit."""
         first_key = "conv1.0.weight" if isinstance(self.conv1, DeepStem) else "conv1.weight"
         drop = [f"{key}." for key in STAGE_KEYS.values() if key not in self._modules]
         may_be_missing = [".conv_offset."]
-        has_classifier = "fc" in self._modules
-        if has_classifier and "fc.weight" in state and state["fc.weight"].shape != self.fc.weight.shape:
-            may_be_missing.append("fc.")
-        if not has_classifier or "fc." in may_be_missing:
+        if "fc" not in self._modules or state.get("fc.weight", self.fc.weight).shape != self.fc.weight.shape:
             drop.append("fc.")
+            may_be_missing.append("fc.")
         state = adapt_first_conv(state, first_key, in_channels)
         load_state(self, state, source, drop_prefixes=tuple(drop), may_be_missing=tuple(may_be_missing))
 
@@ -200,22 +208,15 @@ class ResNet(Backbone):
         return parts
 
     @property
-    def stage_outputs(self) -> dict[str, nn.Module]:
-        return {name: modules[-1] for name, modules in self.stage_modules.items()}
-
-    @property
     def conv_norm_pairs(self) -> tuple[tuple[str, str], ...]:
         """Names of the stem's convolution and its norm, for `fuse_for_inference`."""
         return (("conv1.6" if isinstance(self.conv1, DeepStem) else "conv1", "bn1"),)
 
-    def _forward_stem(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
         x, conv = images, self.conv1
         if isinstance(conv, DeepStem):
             x, conv = conv.forward_hidden(images), conv[6]
-        return self.relu(conv_norm(x, conv, self.bn1))
-
-    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
-        x = self._forward_stem(images)
+        x = self.relu(conv_norm(x, conv, self.bn1))
         features = {"c1": x} if "c1" in self._out_features else {}
         x = self.maxpool(x)
         for name, stage in self.stages.items():
@@ -259,39 +260,23 @@ class ResNet(Backbone):
         return stage
 
 
-def _check_levels(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"{argument}: unknown level {name!r}; {did_you_mean(str(name), known)}")
-
-
-def _check_depth(
-    layout: Layout, out_features: Sequence[str], multi_grid: Sequence[int] | None, num_classes: int | None
+def _check_arguments(
+    layout: Layout,
+    out_features: Sequence[str],
+    multi_grid: Sequence[int] | None,
+    num_classes: int | None,
+    groups: int,
+    width_per_group: int,
 ) -> None:
-    """Check the arguments that depend on which stages are built."""
+    """Raise InputError for arguments that this network cannot honour."""
+    if not layout.bottleneck and (groups != 1 or width_per_group != 64 or layout.stride_in_1x1):
+        raise InputError(
+            "groups, width_per_group and stride_in_1x1 need Bottleneck blocks; ResNet-18 and 34 have BasicBlocks"
+        )
     deepest, num_blocks = layout.stage_names[-1], layout.layers[-1]
-    if not out_features:
-        raise InputError("out_features is empty; name at least one level")
     if multi_grid is not None and len(multi_grid) != num_blocks:
         raise InputError(
             f"multi_grid must have {num_blocks} factors, one per block of {deepest}, got {len(multi_grid)}"
         )
-    if num_classes is not None and deepest not in out_features:
-        raise InputError(f"num_classes needs {deepest} in out_features, got {tuple(out_features)}")
-
-
-def _one_norm(norm: str | Norm | None, norm_layer: Norm | None) -> str | Norm | None:
-    if norm is not None and norm_layer is not None:
-        raise InputError("give norm or norm_layer (torchvision's name of a callable norm), not both")
-    return norm if norm_layer is None else norm_layer
-
-
-def _block_options(layout: Layout, groups: int, width_per_group: int) -> dict[str, Any]:
-    """Return the constructor arguments that only a Bottleneck has; raise InputError if a BasicBlock is given one."""
-    if layout.bottleneck:
-        return {"groups": groups, "width_per_group": width_per_group, "stride_in_1x1": layout.stride_in_1x1}
-    if groups != 1 or width_per_group != 64 or layout.stride_in_1x1:
-        raise InputError(
-            "groups, width_per_group and stride_in_1x1 need Bottleneck blocks; ResNet-18 and 34 have BasicBlocks"
-        )
-    return {}
+    if (num_classes is not None or multi_grid is not None) and deepest not in out_features:
+        raise InputError(f"num_classes and multi_grid need {deepest} in out_features, got {tuple(out_features)}")

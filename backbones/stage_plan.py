@@ -16,11 +16,11 @@ This module does not import torch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 from ..specs import FeatureSpec
 
 STAGE_KEYS = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}  # level -> torchvision's module name
-STEM_STRIDES = {"conv7": (2, 4), "deep": (2, 4), "cifar": (1, 1)}  # stem -> strides of c1 and of what the stages get
+STEM_STRIDES = {"conv7": (2, 4), "deep": (2, 4), "cifar": (1, 1)}  # stem -> strides of c1 and of the input of c2
 UNSUPPORTED = {  # convention -> what that library does not dilate
     "exact": (),
     "torchvision": ("BasicBlock", "avg_down", "stride_in_1x1"),
@@ -53,23 +53,12 @@ class Layout:
     avg_down: bool = False
 
     def __post_init__(self) -> None:
-        if self.stem not in STEM_STRIDES:
-            raise InputError(f"unknown stem {self.stem!r}; {did_you_mean(str(self.stem), STEM_STRIDES)}")
-
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block per plane."""
-        return 4 if self.bottleneck else 1
+        check_known("stem", STEM_STRIDES, self.stem)
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         """Level names of the stages, shallow to deep: ("c2", "c3", "c4", "c5")."""
         return tuple(STAGE_KEYS)[: len(self.layers)]
-
-    @property
-    def output_stride(self) -> int:
-        """Stride of the deepest stage without dilation."""
-        return STEM_STRIDES[self.stem][1] * 2 ** (len(self.layers) - 1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +117,8 @@ def plan_stages(
         grid = multi_grid if multi_grid and name == layout.stage_names[-1] else (1,) * layout.layers[index]
         first = _first_block(layout, convention, stride, removed_stride, prev_dilation, dilation, grid[0])
         later = [BlockPlan(1, _whole_stage_dilations(layout, convention, dilation * factor)) for factor in grid[1:]]
-        spec = FeatureSpec(name, index + 2, layout.planes[index] * layout.expansion, net_stride, dilation)
+        channels = layout.planes[index] * (4 if layout.bottleneck else 1)
+        spec = FeatureSpec(name, index + 2, channels, net_stride, dilation)
         plans.append(StagePlan(spec, layout.planes[index], (first, *later)))
     return tuple(plans)
 
@@ -181,7 +171,7 @@ def dilated_stages(
                 f"got {len(replace_stride_with_dilation)}"
             )
         return tuple(bool(replace) for replace in replace_stride_with_dilation)
-    full = layout.output_stride
+    full = STEM_STRIDES[layout.stem][1] * 2 ** len(stages)
     choices = {full // 4: 2, full // 2: 1, full: 0}  # output stride -> number of dilated stages
     if output_stride is None:
         output_stride = full
@@ -197,8 +187,7 @@ def check_convention(layout: Layout, convention: str, dilated: Sequence[bool]) -
     Raises:
         InputError: the convention is unknown, or its library cannot dilate this network.
     """
-    if convention not in UNSUPPORTED:
-        raise InputError(f"unknown dilation_convention {convention!r}; {did_you_mean(str(convention), UNSUPPORTED)}")
+    check_known("dilation_convention", UNSUPPORTED, convention)
     features = {
         "BasicBlock": not layout.bottleneck,
         "avg_down": layout.avg_down,

@@ -13,8 +13,6 @@ class DeepStem(nn.Sequential):
     The norm after the third convolution belongs to the network (`bn1`).
     """
 
-    conv_norm_pairs = (("0", "1"), ("3", "4"))
-
     def __init__(self, in_channels: int, out_channels: int, norm: Norm):
         hidden = out_channels // 2
         super().__init__(
@@ -31,9 +29,6 @@ class DeepStem(nn.Sequential):
         """Compute the input of the last convolution, which the network runs together with its norm."""
         x = self[2](conv_norm(x, self[0], self[1]))
         return self[5](conv_norm(x, self[3], self[4]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self[6](self.forward_hidden(x))
 
 
 def stem_conv(stem: str, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:

@@ -15,22 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 from ..layers.norm import BATCH_NORMS, resolve_norm
-from ..registry import BACKBONES, register_prefix
+from ..registry import BACKBONES
 from ..specs import FeatureSpec
 from ..weights.sources import first_line, read_file
-from .base import Backbone
+from .base import Backbone, check_levels
 from .preprocess import Preprocess
 from .verify import TOLERANCE, randomise_norms
 
 
-def create_network(model: str, weights: str | None = None, **arguments: Any) -> Any:
+def create_network(model: str, weights: str | None = None, load_weights: bool = True, **arguments: Any) -> Any:
     """Build timm's feature network, a module with `feature_info`.
 
     Args:
         model: timm's name of the network.
         weights: None, `timm:<tag>` or the path of a state dict.
+        load_weights: False builds for `weights`, with the mean and standard deviation of their images, without them.
         arguments: passed on to `timm.create_model`.
 
     Raises:
@@ -38,22 +39,16 @@ def create_network(model: str, weights: str | None = None, **arguments: Any) -> 
     """
     import timm
 
-    if model not in timm.list_models():
-        raise InputError(f"timm has no model {model!r}; {did_you_mean(str(model), timm.list_models())}")
+    check_known("timm model", timm.list_models(), model)
     name = model
     loading: dict[str, Any] = {}
     kind, _, tag = (weights or "").partition(":")
     if kind == "timm":
         known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
-        if tag not in known:
-            raise InputError(f"timm has no weights {tag!r} for {model}; {did_you_mean(tag, known)}")
-        name, loading = f"{model}.{tag}", {"pretrained": True}
-    elif weights:
-        state = read_file(Path(weights))
-        for key, value in state.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise InputError(f"weights {weights} do not fit: not finite {key}")
-        loading = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+        check_known(f"timm weights of {model}:", known, tag)
+        name, loading = f"{model}.{tag}", {"pretrained": load_weights}
+    elif weights and load_weights:
+        loading = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": read_file(Path(weights))}}
     try:
         return timm.create_model(name, features_only=True, **loading, **arguments)
     except Exception as error:  # unreachable hub, unsupported argument, mismatched key: report timm's message
@@ -62,23 +57,18 @@ def create_network(model: str, weights: str | None = None, **arguments: Any) -> 
         raise InputError(f"timm cannot build {name} with {', '.join(settings)}: {first_line(error)}{advice}") from None
 
 
-def network_levels(network: Any, model: str) -> tuple[int, ...]:
-    """Return log2 of each feature's stride.
+@lru_cache
+def undilated_levels(model: str) -> tuple[int, ...]:
+    """Return the levels of a timm network without dilation: log2 of each feature's stride.
 
     Raises:
         InputError: the strides do not form a pyramid.
     """
-    strides = network.feature_info.reduction()
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        strides = create_network(model).feature_info.reduction()
     if any(stride & (stride - 1) for stride in strides) or len(set(strides)) < len(strides):
         raise InputError(f"timm's {model} has features of strides {strides}, which do not form a pyramid")
     return tuple(int(log2(stride)) for stride in strides)
-
-
-@lru_cache
-def undilated_levels(model: str) -> tuple[int, ...]:
-    """Return the levels of a timm network without dilation. Raises as `network_levels`."""
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        return network_levels(create_network(model), model)
 
 
 @lru_cache
@@ -95,7 +85,7 @@ def dilation_errors(model: str, output_stride: int) -> dict[int, float]:
         dilated.load_state_dict(plain.state_dict())
         images = torch.randn(1, 3, 128, 160)
         errors = {}
-        for level, fine, coarse in zip(network_levels(plain, model), dilated(images), plain(images)):
+        for level, fine, coarse in zip(undilated_levels(model), dilated(images), plain(images)):
             step = fine.shape[-1] // coarse.shape[-1]
             errors[level] = ((fine[..., ::step, ::step] - coarse).abs().max() / coarse.abs().max()).item()
     return errors
@@ -138,21 +128,38 @@ class TimmBackbone(Backbone):
         if output_stride is not None:
             self._measure_dilation(model, output_stride)
         names = [f"c{level}" for level in undilated_levels(model)]
-        self._out_features = self._check_levels(model, out_features, names)
-        num_levels = max(names.index(name) for name in self._out_features) + 1
+        if out_features is None:
+            out_features = [name for name in names if name not in ("c0", "c1")]
+        check_levels("out_features", names, out_features)
+        num_levels = max(names.index(name) for name in out_features) + 1
         arguments: dict[str, Any] = {"in_chans": in_channels, "out_indices": tuple(range(num_levels))}
         if output_stride is not None:
             arguments["output_stride"] = output_stride
-        self.network: Any = create_network(model, weights if load_weights else None, **arguments)
+        self.network: Any = create_network(model, weights, load_weights, **arguments)
         self._is_nhwc = str(getattr(self.network, "output_fmt", "") or "").endswith("NHWC")
-        self._stage_specs = self._read_specs(names)
-        self.feature_specs = tuple(spec for spec in self._stage_specs if spec.name in self._out_features)
+        info = self.network.feature_info
+        self._stage_specs = tuple(
+            FeatureSpec(name, int(name[1:]), channels, stride, dilation=2 ** int(name[1:]) // stride)
+            for name, channels, stride in zip(names, info.channels(), info.reduction())
+        )
+        self.feature_specs = tuple(spec for spec in self._stage_specs if spec.name in out_features)
         statistics = self.network.pretrained_cfg
         self.preprocess = Preprocess.for_channels(in_channels, statistics["mean"], statistics["std"])
         if norm == "frozen" or (norm is None and weights):
-            self._freeze_norms(model, required=norm == "frozen")
+            from timm.layers import freeze_batch_norm_2d
+
+            if norm and not any(isinstance(module, BATCH_NORMS) for module in self.network.modules()):
+                raise InputError(f"norm='frozen': timm's {model} does not have a batch norm to freeze")
+            self.network = freeze_batch_norm_2d(self.network)
         self.undilated_kwargs = {"output_stride": None}
         self.freeze(freeze)
+
+    @staticmethod
+    def list_names(pattern: str) -> list[str]:
+        """Return timm's model names that match a shell pattern, for `list_backbones("timm:<pattern>")`."""
+        import timm
+
+        return timm.list_models(pattern)
 
     def _measure_dilation(self, model: str, output_stride: int) -> None:
         """Warn and note the reason if timm's dilation is not exact."""
@@ -166,35 +173,6 @@ class TimmBackbone(Backbone):
             "from the undilated features",
             stacklevel=4,
         )
-
-    @staticmethod
-    def _check_levels(model: str, out_features: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
-        if out_features is None:
-            return tuple(name for name in known if name not in ("c0", "c1"))
-        if not out_features:
-            raise InputError("out_features is empty; name at least one level")
-        for name in out_features:
-            if name not in known:
-                raise InputError(
-                    f"out_features: timm's {model} has no level {name!r}; {did_you_mean(str(name), known)}"
-                )
-        return tuple(out_features)
-
-    def _read_specs(self, names: Sequence[str]) -> tuple[FeatureSpec, ...]:
-        info = self.network.feature_info
-        specs = []
-        for name, channels, stride in zip(names, info.channels(), info.reduction()):
-            level = int(name[1:])
-            specs.append(FeatureSpec(name, level, channels, stride, dilation=2**level // stride))
-        return tuple(specs)
-
-    def _freeze_norms(self, model: str, required: bool) -> None:
-        """Replace batch norms by frozen ones; raise InputError if there are none and they are `required`."""
-        from timm.layers import freeze_batch_norm_2d
-
-        if required and not any(isinstance(module, BATCH_NORMS) for module in self.network.modules()):
-            raise InputError(f"norm='frozen': timm's {model} does not have a batch norm to freeze")
-        self.network = freeze_batch_norm_2d(self.network)
 
     @property
     def stage_specs(self) -> tuple[FeatureSpec, ...]:
@@ -221,9 +199,7 @@ class TimmBackbone(Backbone):
             pending.append(module)
             if id(module) not in level_of:
                 continue
-            level = level_of[id(module)]
-            if level == "c0":
-                level = "c1"
+            level = "c1" if level_of[id(module)] == "c0" else level_of[id(module)]
             if not parts and level != "c1":
                 parts["c1"] = pending[:-1]
                 pending = [module]
@@ -245,12 +221,3 @@ def _largest_modules(module: nn.Module, outputs: set[int]) -> Iterator[nn.Module
             yield from _largest_modules(child, outputs)
         else:
             yield child
-
-
-def _list_models(pattern: str) -> list[str]:
-    import timm
-
-    return timm.list_models(pattern)
-
-
-register_prefix(BACKBONES, "timm", TimmBackbone, _list_models)

@@ -41,12 +41,12 @@ def _variant(name: str, settings: dict, output_stride: dict) -> Callable[..., Re
     """Return the function that builds a variant; its signature lists the arguments that the name leaves open."""
 
     def build(**arguments: Any) -> ResNet:
-        replaces_strides = arguments.get("replace_stride_with_dilation") is not None
-        defaults = settings if replaces_strides else settings | output_stride
-        return ResNet(**(defaults | {"architecture": name} | arguments))
+        defaults = settings | {"architecture": name}
+        if arguments.get("replace_stride_with_dilation") is None:
+            defaults |= output_stride
+        return ResNet(**(defaults | arguments))
 
-    parameters = inspect.signature(ResNet).parameters
-    free = [parameter for key, parameter in parameters.items() if key not in FIXED_ARGUMENTS]
+    free = [p for p in inspect.signature(ResNet).parameters.values() if p.name not in FIXED_ARGUMENTS]
     build.__signature__ = inspect.Signature(free)  # type: ignore[attr-defined]
     build.__doc__ = ResNet.__doc__
     return build

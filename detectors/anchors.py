@@ -95,15 +95,11 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         grid_sizes = tuple(tuple(feature.shape[-2:]) for feature in feature_maps)
         anchors = self._cache.pop((grid_sizes, device), None)
         if anchors is None:
-            anchors = self._compute(grid_sizes, device)
+            with torch.inference_mode(False):  # anchors of an evaluation serve training too
+                self.set_cell_anchors(torch.float32, device)
+                strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
+                anchors = torch.cat(self.grid_anchors(list(grid_sizes), strides))
         self._cache[grid_sizes, device] = anchors
         if len(self._cache) > MAX_CACHED_GRIDS:
             del self._cache[next(iter(self._cache))]
         return [anchors] * len(image_list.image_sizes)
-
-    def _compute(self, grid_sizes: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
-        """Return the anchors of all levels, fine to coarse: sum(H W A) x 4 xyxy float32."""
-        with torch.inference_mode(False):  # anchors of an evaluation serve training too
-            self.set_cell_anchors(torch.float32, device)
-            strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
-            return torch.cat(self.grid_anchors(list(grid_sizes), strides))

@@ -5,9 +5,11 @@ RoI heads use 0 for the background. A size is (height, width).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchvision.models.detection.image_list import ImageList
 
 from ..backbones.base import Backbone
@@ -20,7 +22,7 @@ from ..specs import FeatureSpec
 
 
 def resolve_backbone(cfg: Config) -> dict:
-    """Return a backbone config with the `norm` and `freeze` that a detector uses by default written out.
+    """Return a backbone config with the detector's defaults for `norm` and `freeze` filled in.
 
     With weights: frozen norms, stem and c2 fixed. Without: live batch norms, nothing fixed.
     """
@@ -29,7 +31,8 @@ def resolve_backbone(cfg: Config) -> dict:
     has_weights = cfg.get("weights") is not None
     defaults = {"norm": "frozen" if has_weights else "batch", "freeze": 2 if has_weights else 0}
     for name, value in defaults.items():
-        if cfg.get(name) is None and accepts(factory, name):
+        given = cfg.get(name) is not None or (name == "norm" and cfg.get("norm_layer") is not None)
+        if not given and accepts(factory, name):
             cfg[name] = value
     return cfg
 
@@ -47,6 +50,13 @@ def shared_channels(feature_specs: Sequence[FeatureSpec]) -> int:
             "use neck='fpn' or a single level"
         )
     return feature_specs[0].channels
+
+
+class Float32Outputs(nn.Module):
+    """Mixin before a head: float32 outputs under any autocast, so that decoding and NMS are float32."""
+
+    def forward(self, x: Any) -> Any:
+        return tree_map(Tensor.float, super().forward(x))
 
 
 class Detector(nn.Module):
@@ -149,7 +159,9 @@ class Detector(nn.Module):
         detections = self.head_detections(self.neck(self.backbone(batch.tensors)), batch)
         return [
             self.postprocess(detection, size, output_size)
-            for detection, size, output_size in zip(detections, batch.image_sizes, output_sizes or batch.image_sizes)
+            for detection, size, output_size in zip(
+                detections, batch.image_sizes, output_sizes or batch.image_sizes, strict=True
+            )
         ]
 
     def head_losses(

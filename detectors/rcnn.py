@@ -6,12 +6,13 @@ on one dilated C5), or C4 (neck "identity" on C4 and `roi_heads=dict(type="stage
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from ..backbones.base import Backbone
-from ..errors import InputError, did_you_mean
+from ..backbones.base import Backbone, check_levels
+from ..errors import InputError
 from ..layers.winograd_conv import convert_to_winograd_
 from ..necks.base import Neck
 from ..registry import DETECTORS, PROPOSAL_GENERATORS, ROI_HEADS, Config, build, build_neck
@@ -70,46 +71,34 @@ class FasterRCNN(Detector):
         load_weights: bool = True,
     ):
         super().__init__(backbone, num_classes, load_weights)
-        arguments = self._pop_stage(roi_heads)
-        if "segm" in self.tasks:
-            arguments["masks"] = True
+        arguments: dict[str, Any] = {"masks": True} if "segm" in self.tasks else {}
+        stage = roi_heads.get("stage") if isinstance(roi_heads, Mapping) else None
+        if isinstance(stage, str):
+            arguments["stage"] = self.backbone.pop_stage(stage)
         self.neck = build_neck(neck, self.backbone.feature_specs)
         self.roi_specs = self._select_roi_specs(roi_features)
-        if "stage" in arguments:
-            self._check_stage_input()
+        if "stage" in arguments and self.roi_specs != self.backbone.feature_specs[-1:]:
+            pooled = ", ".join(f"{spec.name} with {spec.channels} channels" for spec in self.roi_specs)
+            raise InputError(
+                f"the stage {stage!r} of the RoI heads continues the level before it, but RoIs come from {pooled}; use "
+                "neck='identity' and out_features with the stage and the level before it, such as ('c4', 'c5')"
+            )
         self.rpn = build(PROPOSAL_GENERATORS, rpn, feature_specs=self.neck.feature_specs)
         arguments |= {"feature_specs": self.roi_specs, "num_classes": num_classes}
         self.roi_heads = build(ROI_HEADS, roi_heads, **arguments)
         has_mask = getattr(self.roi_heads, "has_mask", None)
         if "segm" in self.tasks and not (has_mask and has_mask()):
             raise InputError(f"mask_rcnn needs RoI heads with masks, got {type(self.roi_heads).__name__} without")
-        convert_to_winograd_(self)
-
-    def _pop_stage(self, roi_heads: Config | nn.Module) -> dict:
-        """Take the stage that the config of the RoI heads names from the backbone."""
-        stage = roi_heads.get("stage") if isinstance(roi_heads, Mapping) else None
-        return {"stage": self.backbone.pop_stage(stage)} if isinstance(stage, str) else {}
+        for part in (self.neck, self.rpn, self.roi_heads):  # the backbone may be the caller's own
+            convert_to_winograd_(part)
 
     def _select_roi_specs(self, names: Sequence[str] | None) -> tuple[FeatureSpec, ...]:
-        specs = {spec.name: spec for spec in self.neck.feature_specs}
+        specs = self.neck.feature_specs
         if names is None:
             deepest = max((spec.level for spec in self.backbone.feature_specs), default=0)
-            return tuple(spec for spec in specs.values() if spec.level <= deepest)
-        for name in names:
-            if name not in specs:
-                raise InputError(f"roi_features: the neck does not return {name!r}; {did_you_mean(name, specs)}")
-        return tuple(spec for spec in specs.values() if spec.name in names)
-
-    def _check_stage_input(self) -> None:
-        """Check that RoIs are pooled from the level that the stage continues."""
-        levels = self.backbone.feature_specs
-        if not levels or self.roi_specs != levels[-1:]:
-            pooled = ", ".join(f"{spec.name} with {spec.channels} channels" for spec in self.roi_specs) or "no level"
-            expected = f"{levels[-1].name} with {levels[-1].channels} channels" if levels else "the level before it"
-            raise InputError(
-                f"the stage of the RoI heads continues {expected}, but RoIs are pooled from {pooled}; use "
-                "neck='identity' and out_features with the stage and the level before it, such as ('c4', 'c5')"
-            )
+            names = [spec.name for spec in specs if spec.level <= deepest]
+        check_levels("roi_features", [spec.name for spec in specs], names)
+        return tuple(spec for spec in specs if spec.name in names)
 
     def head_losses(
         self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]

@@ -13,23 +13,20 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ..backbones.base import Backbone
-from ..errors import InputError, did_you_mean
+from ..errors import check_known
 from ..layers.norm import norm_constructor
 from ..layers.winograd_conv import convert_to_winograd_
 from ..necks.base import Neck
 from ..registry import DETECTORS, Config, build_neck
 from .anchors import AnchorGenerator, default_sizes
-from .base import Detector, shared_channels
+from .base import Detector, Float32Outputs, shared_channels
 
 SINGLE_LEVELS = (3, 4, 5, 6, 7)  # P3 to P7, whose anchor sizes a single level carries
 BOX_LOSSES = ("l1", "smooth_l1", "giou", "diou", "ciou")
 
 
-class Float32RetinaNetHead(RetinaNetHead):
-    """torchvision's RetinaNet head with float32 outputs under any autocast."""
-
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        return {name: output.float() for name, output in super().forward(x).items()}
+class Float32RetinaNetHead(Float32Outputs, RetinaNetHead):
+    """torchvision's RetinaNet head with float32 outputs."""
 
 
 @DETECTORS.register_module(name="retinanet")
@@ -80,8 +77,7 @@ class RetinaNet(Detector):
         topk_candidates: int = 1000,
     ):
         super().__init__(backbone, num_classes, load_weights)
-        if box_loss not in BOX_LOSSES:
-            raise InputError(f"unknown box_loss {box_loss!r}; {did_you_mean(str(box_loss), BOX_LOSSES)}")
+        check_known("box_loss", BOX_LOSSES, box_loss)
         norm_layer = None if head_norm is None else norm_constructor(head_norm)
         self.neck = build_neck(neck, self.backbone.feature_specs)
         specs = self.neck.feature_specs
@@ -91,12 +87,13 @@ class RetinaNet(Detector):
         anchors_per_cell = self.anchor_generator.num_anchors_per_location()[0]
         self.head = Float32RetinaNetHead(shared_channels(specs), anchors_per_cell, num_classes, norm_layer)
         # private attribute; torchvision's own builder of the GIoU form sets it too
-        self.head.regression_head._loss_type = box_loss
+        self.head.regression_head._loss_type = box_loss  # type: ignore[union-attr]
         self.proposal_matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
-        convert_to_winograd_(self)
+        for part in (self.neck, self.head):  # the backbone may be the caller's own
+            convert_to_winograd_(part)
 
     # torchvision's own functions; they use only the attributes set above
     compute_loss = TorchvisionRetinaNet.compute_loss

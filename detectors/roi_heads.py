@@ -6,7 +6,7 @@ A proposal is a box of the RPN, an RoI a proposal that is sampled or scored; log
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -15,23 +15,16 @@ from ..errors import InputError
 from ..layers.norm import norm_constructor
 from ..registry import ROI_HEADS
 from ..specs import FeatureSpec
-from .base import shared_channels
+from .base import Float32Outputs, shared_channels
 from .roi_pooler import RoIPooler
 
 
-class Float32BoxPredictor(FastRCNNPredictor):
-    """torchvision's box predictor with float32 outputs under any autocast."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits, deltas = super().forward(x)
-        return logits.float(), deltas.float()
+class Float32BoxPredictor(Float32Outputs, FastRCNNPredictor):
+    """torchvision's box predictor with float32 outputs."""
 
 
-class Float32MaskPredictor(MaskRCNNPredictor):
-    """torchvision's mask predictor with float32 outputs under any autocast."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).float()
+class Float32MaskPredictor(Float32Outputs, MaskRCNNPredictor):
+    """torchvision's mask predictor with float32 outputs."""
 
 
 class BoxRoIHeads(RoIHeads):
@@ -78,7 +71,7 @@ class BoxRoIHeads(RoIHeads):
 
 @ROI_HEADS.register_module(name="standard")
 class StandardRoIHeads(BoxRoIHeads):
-    """Box head, and mask head if asked for, on pooled RoI features.
+    """Box head and optional mask head on pooled RoI features.
 
     Args:
         feature_specs: levels that RoIs are pooled from.
@@ -120,8 +113,9 @@ class StandardRoIHeads(BoxRoIHeads):
         norm_layer = None if norm is None else norm_constructor(norm)
         box_head: nn.Module
         if box_head_convs:
-            shape = (channels, pool_size, pool_size)
-            box_head = FastRCNNConvFCHead(shape, list(box_head_convs), [box_head_dim], norm_layer)
+            box_head = FastRCNNConvFCHead(
+                (channels, pool_size, pool_size), list(box_head_convs), [box_head_dim], norm_layer
+            )
         else:
             box_head = TwoMLPHead(channels * pool_size**2, box_head_dim)
         super().__init__(
@@ -130,10 +124,9 @@ class StandardRoIHeads(BoxRoIHeads):
             Float32BoxPredictor(box_head_dim, num_classes + 1),
             **options,
         )
-        if not masks:
-            return
         if not mask_channels or min(mask_channels) < 1:
             raise InputError(f"mask_channels must have one or more numbers of at least 1, got {tuple(mask_channels)}")
-        self.mask_roi_pool = RoIPooler(feature_specs, mask_pool_size, sampling_ratio, aligned)
-        self.mask_head = MaskRCNNHeads(channels, list(mask_channels), dilation=1, norm_layer=norm_layer)
-        self.mask_predictor = Float32MaskPredictor(mask_channels[-1], mask_dim, num_classes + 1)
+        if masks:
+            self.mask_roi_pool = RoIPooler(feature_specs, mask_pool_size, sampling_ratio, aligned)
+            self.mask_head = MaskRCNNHeads(channels, list(mask_channels), dilation=1, norm_layer=norm_layer)
+            self.mask_predictor = Float32MaskPredictor(mask_channels[-1], mask_dim, num_classes + 1)

@@ -2,23 +2,18 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from ..registry import PROPOSAL_GENERATORS
 from ..specs import FeatureSpec
 from .anchors import AnchorGenerator, default_sizes
-from .base import shared_channels
+from .base import Float32Outputs, shared_channels
 
 SINGLE_LEVELS = (2, 3, 4, 5, 6)  # P2 to P6, whose anchor sizes a single level carries
 
 
-class Float32RPNHead(RPNHead):
-    """torchvision's RPN head with float32 outputs under any autocast."""
-
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        logits, deltas = super().forward(x)
-        return [level.float() for level in logits], [level.float() for level in deltas]
+class Float32RPNHead(Float32Outputs, RPNHead):
+    """torchvision's RPN head with float32 outputs."""
 
 
 @PROPOSAL_GENERATORS.register_module(name="rpn")
@@ -59,11 +54,12 @@ class RPN(RegionProposalNetwork):
         positive_fraction: float = 0.5,
     ):
         sizes = default_sizes(feature_specs, anchor_scale, SINGLE_LEVELS) if anchor_sizes is None else anchor_sizes
-        channels = shared_channels(feature_specs)
         anchor_generator = AnchorGenerator(feature_specs, sizes, aspect_ratios, round_anchors)
         super().__init__(
             anchor_generator=anchor_generator,
-            head=Float32RPNHead(channels, anchor_generator.num_anchors_per_location()[0], conv_depth),
+            head=Float32RPNHead(
+                shared_channels(feature_specs), anchor_generator.num_anchors_per_location()[0], conv_depth
+            ),
             fg_iou_thresh=fg_iou_thresh,
             bg_iou_thresh=bg_iou_thresh,
             batch_size_per_image=batch_size_per_image,

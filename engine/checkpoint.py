@@ -71,7 +71,7 @@ def fine_tune(model: nn.Module, state: Mapping[str, Tensor], where: str, resizab
     initial = model.state_dict()
     counters = {key: value for key, value in initial.items() if key.endswith(".num_batches_tracked")}
     state = counters | dict(state)
-    differing = [key for key, value in initial.items() if key in state and state[key].shape != value.shape]
-    new_keys = [key for key in differing if any(layer in key for layer in resizable)]
+    class_layers = [key for key in initial if key in state and any(layer in key for layer in resizable)]
+    new_keys = [key for key in class_layers if state[key].shape != initial[key].shape]
     load_weights(model, state | {key: initial[key] for key in new_keys}, where)
     return new_keys

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known, did_you_mean
 from ..registry import TASKS, import_modules, lookup
 from .schema import check_part, check_value, validate
 
@@ -150,35 +150,32 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _merge(values: dict[str, Any], overrides: Mapping[str, Any], task: "type[Task]") -> dict[str, Any]:
-    """Merge the overrides, types of parts first, so that a part that no file mentions can get arguments."""
+    """Merge the overrides into the expanded values, so that a part that no file mentions can get arguments."""
     values = task.expand_config(values, overrides)
-    for is_type in (True, False):
-        group = {key: value for key, value in overrides.items() if key.endswith(".type") == is_type}
-        for key in group:
-            _check_override(values, key, task.config_class)
-        merged = Config(values)
-        merged.merge_from_dict(group)
-        values = task.expand_config(merged.to_dict(), {})
-    return values
+    for key in overrides:
+        _check_override(values, key, task.config_class)
+    merged = Config(values)
+    try:
+        merged.merge_from_dict(dict(overrides))
+    except TypeError as error:  # a dict in place of a value
+        raise InputError(f"overrides cannot be merged: {error}") from None
+    return task.expand_config(merged.to_dict(), {})
 
 
 def _check_override(values: Mapping[str, Any], key: str, config_class: type[TrainConfig]) -> None:
     """Raise InputError unless a dotted key leads through dicts, because mmengine would silently make new ones."""
     first, *others = key.split(".")
-    if first not in config_class.model_fields:
-        raise InputError(f"unknown config key {key!r}; {did_you_mean(first, {*config_class.model_fields, *ALIASES})}")
-    node = values.get(first, {})
-    for position, name in enumerate(others, start=1):
-        known = node if isinstance(node, Mapping) else {}
-        if node is not known or (position < len(others) and name not in known):
-            raise InputError(f"unknown config key {key!r}; {did_you_mean(name, known or [first])}")
-        node = known.get(name)
+    check_known("config key", [*config_class.model_fields, *ALIASES], first)
+    node: Mapping[str, Any] = {first: values.get(first, {})}
+    for name in [first, *others][:-1]:
+        if not isinstance(node.get(name), Mapping):
+            raise InputError(f"unknown config key {key!r}; {did_you_mean(name, node)}")
+        node = node[name]
 
 
 def _check_optimizer(settings: Mapping[str, Any]) -> None:
-    name = settings.get("type")
-    if name not in OPTIMIZERS:
-        raise InputError(f"config key optimizer.type is unknown: {name!r}; {did_you_mean(str(name), OPTIMIZERS)}")
+    name = str(settings.get("type"))
+    check_known("optimizer.type", OPTIMIZERS, name)
     if settings.get("lr") is None:
         raise InputError("config key optimizer.lr is missing")
     check_part(OPTIMIZERS[name], settings, "optimizer")

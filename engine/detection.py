@@ -24,6 +24,7 @@ from ..registry import (
     PROPOSAL_GENERATORS,
     ROI_HEADS,
     TASKS,
+    accepted_arguments,
     accepts,
     build_detector,
     lookup,
@@ -33,7 +34,7 @@ from ..weights.sources import read_file
 from ..weights.torchvision_detectors import CLASS_LAYERS, convert_torchvision_detector, is_torchvision_detector
 from .checkpoint import find_checkpoint, fine_tune
 from .config import Keys, Positive, TrainConfig
-from .schema import check_part, describe_key, describe_part, parameters_of
+from .schema import check_part, describe_key, describe_part
 from .task import Split, Task
 
 EMBEDDED = "embedded:shapes"
@@ -114,23 +115,30 @@ class DetectionTask(Task):
     def expand_config(cls, values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values with every part of the model as a dict, also if it is left to the detector's default.
 
-        If the overrides remove the weights, `norm` and `freeze` go too: the file chose them for these weights.
+        A part whose type is overridden gets the new type and loses the arguments that the new type does not take. If
+        the overrides remove the weights, `norm` and `freeze` go too: the file chose them for these weights.
         """
-        model = _fit_to_new_types(_expand_model(values.get("model")), overrides)
-        backbone = model.get("backbone") if isinstance(model, Mapping) else None
-        if isinstance(backbone, Mapping) and overrides.get("model.backbone.weights", "") is None:
-            kept = {key: value for key, value in backbone.items() if key not in ("norm", "freeze")}
-            model = {**model, "backbone": kept}
-        return values | {"model": model} if "model" in values else values
+        model = _expand_part(DETECTORS, "model", values.get("model"), None, overrides)
+        if not isinstance(model, dict):
+            return values
+        arguments = accepted_arguments(lookup(DETECTORS, model["type"])) or {}
+        for name in PARTS:
+            if name in arguments:
+                default = arguments[name].default if isinstance(arguments[name].default, str) else None
+                model[name] = _expand_part(PARTS[name], f"model.{name}", model.get(name, default), default, overrides)
+        if isinstance(model.get("backbone"), dict) and overrides.get("model.backbone.weights", "") is None:
+            kept = {key: value for key, value in model["backbone"].items() if key not in ("norm", "freeze")}
+            model["backbone"] = kept
+        return values | {"model": model}
 
     @classmethod
     def resolve_config(cls, config: DetectionConfig) -> DetectionConfig:
         """Check the arguments of every part, and write out `norm` and `freeze` of the backbone."""
         model = config.model
         _check_part(DETECTORS, model, "model")
-        parameters = parameters_of(lookup(DETECTORS, model["type"]))
-        for name in filter(parameters.get, PARTS):
-            _check_part(PARTS[name], model.get(name), f"model.{name}")
+        for name in PARTS:
+            if name in model:
+                _check_part(PARTS[name], model[name], f"model.{name}")
         return config.model_copy(update={"model": model | {"backbone": resolve_backbone(model["backbone"])}})
 
     @classmethod
@@ -158,8 +166,7 @@ class DetectionTask(Task):
         return {"category_ids": dataset.annotations.category_ids, "category_names": dataset.annotations.names}
 
     def build_model(self, metadata: Mapping[str, Any], load_weights: bool) -> nn.Module:
-        num_classes = len(metadata["category_ids"])
-        return build_detector(self.config.model, num_classes=num_classes, load_weights=load_weights)
+        return build_detector(self.config.model, num_classes=len(metadata["category_ids"]), load_weights=load_weights)
 
     def start_from(self, model: nn.Module, path: str, metadata: Mapping[str, Any]) -> list[str]:
         """Load a checkpoint or a detector of torchvision; class layers start anew if the number of classes differs."""
@@ -246,47 +253,28 @@ def _below(root: Path, path: str) -> Path:
     return Path(path) if Path(path).exists() and not (root / path).exists() else root / path
 
 
-def _expand_model(model: Any) -> Any:
-    """Return a detector's config with every part as a dict with a type, the defaults of its constructor included."""
-    model = {"type": model} if isinstance(model, str) else model
-    if not isinstance(model, Mapping) or not isinstance(model.get("type"), str):
-        return model
-    parameters = parameters_of(lookup(DETECTORS, model["type"]))
-    parts: dict[str, Any] = {}
-    for name in filter(parameters.get, PARTS):
-        default = parameters[name].default
-        part = model.get(name, default)
-        if isinstance(part, str):
-            parts[name] = {"type": part}
-        elif isinstance(part, Mapping) and isinstance(default, str):
-            parts[name] = {"type": default, **part}
-    return {**model, **parts}
-
-
-def _fit_to_new_types(model: Any, overrides: Mapping[str, Any]) -> Any:
-    """Leave out arguments of a part whose type is overridden, if the new type does not take them."""
-    if not isinstance(model, Mapping):
-        return model
-    fitted = dict(model)
-    for name in PARTS:
-        part, new_type = model.get(name), overrides.get(f"model.{name}.type")
-        if not isinstance(part, Mapping) or new_type in (None, part["type"]):
-            continue
-        factory = lookup(PARTS[name], new_type)
-        dropped = [key for key in part if key != "type" and not accepts(factory, key)]
-        fitted[name] = {key: value for key, value in part.items() if key not in dropped}
+def _expand_part(registry: Registry, key: str, part: Any, default: str | None, overrides: Mapping[str, Any]) -> Any:
+    """Return the config of a part as a dict with a type, see `DetectionTask.expand_config`."""
+    part = {"type": part} if isinstance(part, str) else part
+    if not isinstance(part, Mapping):
+        return part
+    part = {"type": default, **part}
+    new_type = overrides.get(f"{key}.type") or part["type"]
+    if new_type != part["type"]:
+        factory = lookup(registry, new_type)
+        dropped = [name for name in part if name != "type" and not accepts(factory, name)]
+        part = {name: part[name] for name in part if name not in dropped} | {"type": new_type}
         if dropped:
-            rich.print(f"model.{name}: {new_type} does not take {', '.join(dropped)} of the config; left out")
-    return fitted
+            rich.print(f"{key}: {new_type} does not take {', '.join(dropped)} of the config; left out")
+    return part
 
 
 def _check_part(registry: Registry, part: Any, key: str) -> None:
     """Raise InputError for a part without a known type, or with arguments that it does not accept."""
-    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-        registry.import_from_location()
-        known = ", ".join(registry.module_dict)
-        raise InputError(f"config key {key} must be a name or a dict with a 'type', got {part!r:.80}; known: {known}")
+    if not isinstance(part, Mapping):
+        raise InputError(f"config key {key} must be a name or a dict with a 'type', got {part!r:.80}")
     factory = lookup(registry, part["type"])
-    for name in filter(DECIDED.get, part):
-        raise InputError(f"config key {key}.{name} cannot be set: {DECIDED[name]} decides it")
+    for name in part:
+        if name in DECIDED:
+            raise InputError(f"config key {key}.{name} cannot be set: {DECIDED[name]} decides it")
     check_part(factory, part, key)

@@ -1,6 +1,5 @@
 """Evaluation loop: run a model over a dataset for its metrics or its validation losses."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ def progress_bars(console: Console) -> Progress:
 
 
 def drop_unreadable(task: Task, items: list, skipped: set[str]) -> list:
-    """Return the usable items of a batch; what is wrong with the others is added to `skipped`.
+    """Return the readable items of a batch, and add the error messages of the others to `skipped`.
 
     Raises:
         InputError: An item cannot be read, and the config does not set `skip_unreadable`.
@@ -67,9 +66,10 @@ def evaluate(
         model = fuse_for_inference(model)
     evaluator = task.evaluator(dataset)
     bar = progress.add_task("evaluate", total=len(dataset), note="")
-    for items in _usable_batches(task, dataset, device, workers, skipped):
-        outputs = task.predict(model, items) if items else []
-        evaluator.update(send_to_device(items, "cpu"), send_to_device(outputs, "cpu"))
+    for batch in evaluation_loader(dataset, workers):
+        items = drop_unreadable(task, batch, skipped)
+        outputs = task.predict(model, send_to_device(items, device)) if items else []
+        evaluator.update(items, send_to_device(outputs, "cpu"))
         progress.advance(bar)
     progress.update(bar, visible=False)
     return evaluator.compute()
@@ -90,14 +90,11 @@ def validation_losses(
     count = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        for items in filter(None, _usable_batches(task, dataset, device, workers, skipped)):
-            losses = {name.removeprefix("loss_"): float(value) for name, value in task.losses(model, items).items()}
-            for name, value in {"loss": sum(losses.values()), **losses}.items():
+        for batch in evaluation_loader(dataset, workers):
+            items = drop_unreadable(task, batch, skipped)
+            losses = task.losses(model, send_to_device(items, device)) if items else {}
+            values = {name.removeprefix("loss_"): float(value) for name, value in losses.items()}
+            for name, value in {"loss": sum(values.values()), **values}.items():
                 sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value * len(items)
             count += len(items)
     return {name: value / max(count, 1) for name, value in sums.items()}
-
-
-def _usable_batches(task: Task, dataset: Any, device: torch.device, workers: int, skipped: set[str]) -> Iterator[list]:
-    for items in evaluation_loader(dataset, workers):
-        yield send_to_device(drop_unreadable(task, items, skipped), device)

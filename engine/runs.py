@@ -37,8 +37,7 @@ def run(config: TrainConfig, name: str = "run", console: Console | None = None) 
         InputError: An input cannot be used. All input is checked before anything is written.
         RunError: The loss is not finite.
     """
-    body = evaluate_checkpoint if config.eval_only else train
-    return body(config, name, console or Console())
+    return (evaluate_checkpoint if config.eval_only else train)(config, name, console or Console())
 
 
 def train(config: TrainConfig, name: str, console: Console) -> dict[str, float]:
@@ -61,7 +60,7 @@ def train(config: TrainConfig, name: str, console: Console) -> dict[str, float]:
     save_config(config, folder / "config.py")
     console.print(f"{name}: {len(training)} training and {len(validation)} validation items -> {folder}")
     metrics = trainer.fit()
-    _report(task, metrics, trainer.unwrapped_model, validation, folder, trainer.device, console)
+    _report(task, metrics, trainer.unwrapped_model, validation, trainer.skipped, folder, console)
     return metrics
 
 
@@ -80,10 +79,8 @@ def evaluate_checkpoint(config: TrainConfig, name: str, console: Console) -> dic
     skipped: set[str] = set()
     with progress_bars(console) as progress:
         metrics = evaluate(task, model.to(device), validation, device, workers, skipped, progress)
-    if skipped:
-        console.print(f"skipped {len(skipped)} item(s), first: {min(skipped)}")
     create_work_dir(folder, config)
-    _report(task, metrics, model, validation, folder, device, console)
+    _report(task, metrics, model, validation, skipped, folder, console)
     return metrics
 
 
@@ -146,12 +143,14 @@ def _report(
     metrics: Mapping[str, float],
     model: nn.Module,
     validation: Any,
+    skipped: set[str],
     folder: Path,
-    device: torch.device,
     console: Console,
 ) -> None:
-    """Print the metrics, and write `metrics.json` and the pictures of the task."""
+    """Print the metrics and what was skipped; write `metrics.json` and the pictures of the task."""
+    if skipped:
+        console.print(f"skipped {len(skipped)} item(s), first: {min(skipped)}")
     console.print(task.metrics_table(metrics))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    task.save_pictures(model, validation, folder, device)
+    task.save_pictures(model, validation, folder, next(model.parameters()).device)
     console.print(f"results in {folder}")

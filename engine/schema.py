@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 from ..registry import accepted_arguments, check_arguments
 
 BOUNDS = {
@@ -35,9 +35,7 @@ def validate(model_class: type[BaseModel], values: Mapping[str, Any], prefix: st
     """
     fields = model_class.model_fields
     check_value(prefix.rstrip("."), values, dict)
-    for name in values:
-        if name not in fields:
-            raise InputError(f"unknown config key {prefix + name!r}; {did_you_mean(name, fields)}")
+    check_known("config key", [prefix + name for name in fields], *[prefix + name for name in values])
     for name, field in fields.items():
         if name not in values and field.is_required():
             raise InputError(f"config key {prefix}{name} is missing")
@@ -72,18 +70,9 @@ def check_part(factory: Callable, config: Mapping[str, Any], key: str) -> None:
     """
     arguments = {name: value for name, value in config.items() if name != "type"}
     check_arguments(factory, arguments, f"{key} ({config['type']})")
-    for name, parameter in parameters_of(factory).items():
+    for name, parameter in (accepted_arguments(factory) or {}).items():
         if name in arguments and parameter.annotation is not parameter.empty:
             check_value(f"{key}.{name}", arguments[name], parameter.annotation)
-
-
-def parameters_of(factory: Callable) -> dict[str, inspect.Parameter]:
-    """Return the parameters by name; a constructor that passes on `**kwargs` has those of its base classes too."""
-    parents = reversed(factory.__mro__) if inspect.isclass(factory) else ()
-    constructors = [vars(parent)["__init__"] for parent in parents if "__init__" in vars(parent)] or [factory]
-    parameters = [p for constructor in constructors for p in inspect.signature(constructor).parameters.values()]
-    accepted = accepted_arguments(factory) or ()
-    return {parameter.name: parameter for parameter in parameters if parameter.name in accepted}
 
 
 def argument_meanings(factory: Callable) -> dict[str, str]:
@@ -119,11 +108,10 @@ def describe_fields(model: BaseModel, prefix: str = "", skip: Iterable[str] = ()
 def describe_part(factory: Callable, config: Mapping[str, Any], key: str, skip: Iterable[str] = ()) -> list[str]:
     """Return the help texts of a part's arguments, with the values of `config`, else the constructor's defaults."""
     meanings = argument_meanings(factory)
-    parameters = [parameter for name, parameter in parameters_of(factory).items() if name not in skip]
-    values = [config.get(parameter.name, parameter.default) for parameter in parameters]
     return [
-        describe_key(f"{key}.{parameter.name}", value, parameter.annotation, meanings.get(parameter.name))
-        for parameter, value in zip(parameters, values, strict=True)
+        describe_key(f"{key}.{name}", config.get(name, parameter.default), parameter.annotation, meanings.get(name))
+        for name, parameter in (accepted_arguments(factory) or {}).items()
+        if name not in skip
     ]
 
 

@@ -56,7 +56,7 @@ class Trainer:
         model: the model, with its initial weights.
         training: training data.
         validation: validation data.
-        folder: existing folder for log and checkpoints.
+        folder: folder for log and checkpoints; it must exist when `fit` is called.
         console: where progress is printed.
         state: checkpoint to continue from.
 
@@ -121,8 +121,6 @@ class Trainer:
                     metrics = self._evaluate()
             if metrics is None:  # resumed after the last iteration
                 metrics = self._evaluate()
-        if self.skipped:
-            self.console.print(f"skipped {len(self.skipped)} item(s), first: {min(self.skipped)}")
         return metrics
 
     def _make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -155,7 +153,10 @@ class Trainer:
                 losses = self.task.losses(self.model, send_to_device(items, self.device, non_blocking=True))
                 total: Any = sum(losses.values())
                 values = {name: value.item() for name, value in {"loss": total, **losses}.items()}
-                self._check_finite(values, items)
+                if not math.isfinite(values["loss"]):
+                    where = f"iteration {self.iteration + 1}, {self.task.describe_items(items)}"
+                    losses_text = ", ".join(f"{name} {value:g}" for name, value in values.items())
+                    raise RunError(f"the loss is not finite at {where}: {losses_text}")
                 self.accelerator.backward(total / config.accumulate)
             for name, value in values.items():
                 mean_losses[name] = mean_losses.get(name, 0.0) + value / config.accumulate
@@ -164,12 +165,6 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return mean_losses, lr
-
-    def _check_finite(self, losses: Mapping[str, float], items: list) -> None:
-        if not math.isfinite(losses["loss"]):
-            values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            where = f"iteration {self.iteration + 1}, {self.task.describe_items(items)}"
-            raise RunError(f"the loss is not finite at {where}: {values}")
 
     def _batches(self) -> Iterator[list]:
         """Yield batches of usable items without end."""

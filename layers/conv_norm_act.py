@@ -3,7 +3,7 @@
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 from .norm import norm_constructor
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
@@ -30,8 +30,8 @@ def conv_norm_act(
     """
     if out_channels < 1:
         raise InputError(f"out_channels must be at least 1, got {out_channels}")
-    if activation is not None and activation not in ACTIVATIONS:
-        raise InputError(f"unknown activation {activation!r}; {did_you_mean(str(activation), ACTIVATIONS)}")
+    if activation is not None:
+        check_known("activation", ACTIVATIONS, activation)
     block = Conv2dNormActivation(
         in_channels,
         out_channels,

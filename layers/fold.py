@@ -1,7 +1,7 @@
 """Fold a frozen batch norm into the convolution before it in each forward pass, differentiably."""
 
 import weakref
-from types import TracebackType
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -16,11 +16,9 @@ def can_fold(norm: nn.Module) -> bool:
 
     Subclasses are not folded, because they may do more, as timm's batch norm with an activation does.
     """
-    if type(norm) is FrozenBatchNorm2d:
-        return True
-    if not isinstance(norm, BATCH_NORMS) or type(norm) not in (BatchNormEval2d, *BATCH_NORMS):
-        return False
-    return not norm.training and norm.track_running_stats and norm.affine
+    if isinstance(norm, BATCH_NORMS) and type(norm) in (BatchNormEval2d, *BATCH_NORMS):
+        return not norm.training and norm.track_running_stats and norm.affine
+    return type(norm) is FrozenBatchNorm2d
 
 
 def fold_norm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
@@ -38,7 +36,7 @@ def fold_norm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-class RefoldInBackward:
+class RefoldInBackward(torch.autograd.graph.saved_tensors_hooks):
     """Context in which autograd does not keep a folded weight; the backward pass folds again.
 
     The folded weights are a second copy of the network: 94 MB for ResNet-50. Folding again takes about a hundredth of
@@ -50,12 +48,10 @@ class RefoldInBackward:
     """
 
     def __init__(self, conv: nn.Conv2d, norm: Any, weight: Tensor):
+        super().__init__(self.pack, self.unpack)
         self.conv, self.norm = conv, norm
         self.weight = weakref.ref(weight)
-        self.versions = self._parameter_versions()
-
-    def _parameter_versions(self) -> tuple[int, int]:
-        return self.conv.weight._version, self.norm.weight._version
+        self.versions = (conv.weight._version, norm.weight._version)
 
     def pack(self, saved: Tensor) -> Tensor | None:
         """Return what autograd keeps in place of `saved`: None for the folded weight."""
@@ -65,23 +61,9 @@ class RefoldInBackward:
         """Return what the backward pass needs in place of `saved`."""
         if saved is not None:
             return saved
-        if self._parameter_versions() != self.versions:
+        if self.versions != (self.conv.weight._version, self.norm.weight._version):
             raise RuntimeError("weights were changed in place between the forward and the backward pass")
         return fold_norm(self.conv, self.norm)[0]
-
-    def __enter__(self) -> None:
-        self.hooks: torch.autograd.graph.saved_tensors_hooks | None
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack)
-        try:
-            self.hooks.__enter__()
-        except RuntimeError:  # torch.func does not allow saved-tensor hooks; autograd keeps the folded weight there
-            self.hooks = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.hooks is not None:
-            self.hooks.__exit__(kind, error, traceback)
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
@@ -96,7 +78,9 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
         return norm(conv(x))
     assert isinstance(conv, nn.Conv2d)
     weight, bias = fold_norm(conv, norm)
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
-        return conv._conv_forward(x, weight, bias)
-    with RefoldInBackward(conv, norm, weight):
+    with ExitStack() as stack:
+        if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+            # torch.func does not allow these hooks; autograd keeps the folded weight there
+            with suppress(RuntimeError):
+                stack.enter_context(RefoldInBackward(conv, norm, weight))
         return conv._conv_forward(x, weight, bias)

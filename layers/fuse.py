@@ -1,7 +1,6 @@
 """Make a copy of a model for inference: norms folded for good, wide 3x3 convolutions in Winograd's form."""
 
 import copy
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import TypeVar
 
@@ -33,17 +32,13 @@ def fuse_for_inference(model: Model) -> Model:
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(fused.modules()):
-        for conv_name, norm_name in _conv_norm_pairs(module):
+        pairs = list(getattr(module, "conv_norm_pairs", ()))
+        if type(module).forward is nn.Sequential.forward:
+            pairs += pairwise(module._modules)  # unlike named_children(), it repeats modules that occur again
+        for conv_name, norm_name in pairs:
             _bake_norm(module, conv_name, norm_name)
     _bake_winograd(fused)
     return fused
-
-
-def _conv_norm_pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the names of each convolution of `module` and of the norm that follows it directly."""
-    if type(module).forward is nn.Sequential.forward:
-        yield from pairwise(name for name, _ in module.named_children())
-    yield from getattr(module, "conv_norm_pairs", ())
 
 
 @torch.no_grad()
@@ -58,18 +53,13 @@ def _bake_norm(parent: nn.Module, conv_name: str, norm_name: str) -> None:
     parent.set_submodule(norm_name, nn.Identity())
 
 
-def _bake_winograd(model: nn.Module) -> None:
+def _bake_winograd(module: nn.Module) -> None:
     """Transform the weights of the convolutions that support Winograd's form, except in stages at stride 32."""
-    skipped: set[nn.Module] = set()
-    for module in model.modules():
-        spec = getattr(module, "spec", None)
-        if isinstance(spec, FeatureSpec) and spec.stride >= 32:
-            skipped.update(module.modules())
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if child in skipped or not isinstance(child, nn.Conv2d):
-                continue
-            if type(child) not in WINOGRAD_CONVS or not supports_winograd(child):
-                continue
+    spec = getattr(module, "spec", None)
+    if isinstance(spec, FeatureSpec) and spec.stride >= 32:
+        return
+    for name, child in list(module.named_children()):
+        _bake_winograd(child)
+        if isinstance(child, nn.Conv2d) and type(child) in WINOGRAD_CONVS and supports_winograd(child):
             if child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
                 setattr(module, name, WinogradConv2d(child).precompute())

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 
 Norm = Callable[[int], nn.Module]  # number of channels -> norm layer
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -29,17 +29,12 @@ class BatchNormEval2d(nn.BatchNorm2d):
         return super().train(False)
 
 
-def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """Build a group norm of 32 groups (Wu and He 2018, arXiv:1803.08494)."""
-    return nn.GroupNorm(32, channels, eps=eps)
-
-
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "batch_eval": BatchNormEval2d,
     "frozen": FrozenBatchNorm2d,
     "sync": nn.SyncBatchNorm,
-    "group": group_norm,
+    "group": partial(nn.GroupNorm, 32),  # Wu and He 2018, arXiv:1803.08494
 }
 
 
@@ -49,8 +44,7 @@ def norm_constructor(name: str) -> Callable[..., nn.Module]:
     Raises:
         InputError: the name is unknown.
     """
-    if name not in NORMS:
-        raise InputError(f"unknown norm {name!r}; {did_you_mean(str(name), NORMS)}")
+    check_known("norm", NORMS, name)
     return NORMS[name]
 
 
@@ -69,7 +63,7 @@ def resolve_norm(norm: str | Norm | None, weights: str | None, freeze: int, eps:
     """
     if norm is None:
         norm = "frozen" if weights else "batch"
-    if not weights and (norm == "frozen" or freeze > 0):
+    if not weights and (norm == "frozen" or freeze):
         setting = "norm='frozen'" if norm == "frozen" else f"freeze={freeze}"
         raise InputError(
             f"{setting} without weights would fix random layers; give weights, or norm='batch' and freeze=0"
@@ -92,17 +86,19 @@ def convert_norm(module: nn.Module, to: str) -> nn.Module:
     Raises:
         InputError: `to` is unknown or has no statistics.
     """
-    if to not in NORMS or to == "group":
-        raise InputError(f"cannot convert norms to {to!r}; {did_you_mean(str(to), set(NORMS) - {'group'})}")
+    check_known("norm with statistics", set(NORMS) - {"group"}, to)
     if isinstance(module, (FrozenBatchNorm2d, *BATCH_NORMS)):
         if type(module) is NORMS[to]:
             return module
+        if type(module) not in (FrozenBatchNorm2d, BatchNormEval2d, *BATCH_NORMS):
+            raise InputError(f"cannot convert {type(module).__name__}: a subclass of batch norm may do more")
         mean = module.running_mean
         assert mean is not None, "a norm without running statistics cannot be converted"
         new = NORMS[to](len(mean), eps=module.eps).to(mean)
         expected = new.state_dict()
         new.load_state_dict({key: value for key, value in module.state_dict().items() if key in expected}, strict=False)
-        return new.train(module.training)
+        new.momentum = vars(module).get("momentum", 0.1)
+        return new.requires_grad_(all(p.requires_grad for p in module.parameters())).train(module.training)
     for name, child in module.named_children():
         replacement = convert_norm(child, to)
         if replacement is not child:

@@ -187,7 +187,22 @@ class WinogradFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # second derivatives need a differentiable backward pass
-            return *_direct_backward(gradient, x, weight, ctx.dilation, ctx.needs_input_grad[:3]), None
+            if x is None:  # not saved because the weight is fixed; only its shape counts then
+                x = gradient.new_empty(len(gradient), weight.shape[1], *gradient.shape[2:])
+            gradients = torch.ops.aten.convolution_backward(
+                gradient,
+                x,
+                weight,
+                bias_sizes=[len(weight)],
+                stride=[1, 1],
+                padding=[ctx.dilation] * 2,
+                dilation=[ctx.dilation] * 2,
+                transposed=False,
+                output_padding=[0, 0],
+                groups=1,
+                output_mask=list(ctx.needs_input_grad[:3]),
+            )
+            return *gradients, None
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         rotated = weight.flip(2, 3).transpose(0, 1)
         return (
@@ -196,24 +211,3 @@ class WinogradFunction(torch.autograd.Function):
             gradient.sum((0, 2, 3)) if needs_bias else None,
             None,
         )
-
-
-def _direct_backward(
-    gradient: Tensor, x: Tensor | None, weight: Tensor, dilation: int, needs_grad: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, weight and bias by PyTorch's own differentiable operator."""
-    if x is None:  # not saved because the weight is fixed; only its shape counts then
-        x = gradient.new_empty(len(gradient), weight.shape[1], *gradient.shape[2:])
-    return torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        bias_sizes=[len(weight)],
-        stride=[1, 1],
-        padding=[dilation, dilation],
-        dilation=[dilation, dilation],
-        transposed=False,
-        output_padding=[0, 0],
-        groups=1,
-        output_mask=list(needs_grad),
-    )

@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, did_you_mean
+from ..errors import check_known
+from ..layers.conv_norm_act import conv_norm_act
 from ..specs import FeatureSpec
 
 NUM_LEVELS = {"none": 0, "max_pool": 1, "conv_on_input": 2, "conv_on_output": 2}
@@ -32,8 +33,7 @@ class ExtraLevels(nn.ModuleDict):
         self, kind: str, deepest_in: FeatureSpec, deepest_out: FeatureSpec, relu_before_extra_convs: bool = True
     ):
         super().__init__()
-        if kind not in NUM_LEVELS:
-            raise InputError(f"unknown extra_levels {kind!r}; {did_you_mean(str(kind), NUM_LEVELS)}")
+        check_known("extra_levels", NUM_LEVELS, kind)
         self.kind, self.relu_before_extra_convs = kind, relu_before_extra_convs
         levels = range(deepest_out.level + 1, deepest_out.level + 1 + NUM_LEVELS[kind])
         self.specs = tuple(
@@ -44,10 +44,7 @@ class ExtraLevels(nn.ModuleDict):
             return
         in_channels = deepest_in.channels if kind == "conv_on_input" else deepest_out.channels
         for spec in self.specs:
-            conv = nn.Conv2d(in_channels, spec.channels, 3, stride=2, padding=1)
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            self[spec.name] = conv
+            (self[spec.name],) = conv_norm_act(in_channels, spec.channels, 3, stride=2)
             in_channels = spec.channels
 
     def forward(self, deepest_in: Tensor, deepest_out: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 from ..layers.conv_norm_act import conv_norm_act
 from ..registry import NECKS
 from ..specs import FeatureSpec
@@ -53,8 +53,7 @@ class FPN(Neck):
         levels = [spec.level for spec in feature_specs]
         if not levels or levels != sorted(set(levels)):
             raise InputError(f"a feature pyramid needs strictly increasing levels, got {levels}")
-        if fuse_type not in FUSE_SCALES:
-            raise InputError(f"unknown fuse_type {fuse_type!r}; {did_you_mean(str(fuse_type), FUSE_SCALES)}")
+        check_known("fuse_type", FUSE_SCALES, fuse_type)
         self.in_names = [spec.name for spec in feature_specs]
         self.fuse_type = fuse_type
         self.inner_blocks = nn.ModuleList(

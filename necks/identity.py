@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..errors import InputError, did_you_mean
+from ..backbones.base import check_levels
 from ..registry import NECKS
 from ..specs import FeatureSpec
 from .base import Neck
@@ -25,12 +25,9 @@ class Identity(Neck):
     def __init__(self, feature_specs: Sequence[FeatureSpec], in_features: Sequence[str] | None = None):
         super().__init__()
         known = [spec.name for spec in feature_specs]
-        for name in in_features or ():
-            if name not in known:
-                raise InputError(
-                    f"in_features: the backbone does not return {name!r}; {did_you_mean(str(name), known)}"
-                )
-        self.feature_specs = tuple(spec for spec in feature_specs if in_features is None or spec.name in in_features)
+        names = known if in_features is None else in_features
+        check_levels("in_features", known, names)
+        self.feature_specs = tuple(spec for spec in feature_specs if spec.name in names)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {spec.name: features[spec.name] for spec in self.feature_specs}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from detbackbones.errors import InputError, RunError, did_you_mean
+from detbackbones.errors import InputError, RunError, check_known
 
 HELP = {"-h", "--help"}
 LITERALS = {"none": None, "true": True, "false": False}
@@ -85,15 +85,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _import_subcommand(names: Sequence[str]) -> Any:
     name = one_name(names, "subcommand")
-    if name not in SUBCOMMANDS:
-        raise InputError(f"unknown subcommand {name!r}; {did_you_mean(name, SUBCOMMANDS)}")
-    try:
-        return importlib.import_module(f"detbackbones.tools.{SUBCOMMANDS[name][0]}")
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("detbackbones."):
-            raise
-        message = f"{name} is not installed ({error.name} is missing); run it in a clone of the repository"
-        raise InputError(message) from None
+    check_known("subcommand", SUBCOMMANDS, name)
+    return importlib.import_module(f"detbackbones.tools.{SUBCOMMANDS[name][0]}")
 
 
 if __name__ == "__main__":

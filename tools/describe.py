@@ -6,6 +6,7 @@
 Arguments are those of the backbone; `imports` names modules that register backbones of your own.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +18,11 @@ from detbackbones.tools.cli import one_name, run_command
 
 def describe_backbone(names: Sequence[str], arguments: dict[str, Any]) -> None:
     """Print the description of the backbone that the command line names."""
-    name = one_name(names, "backbone")
     import_modules(arguments.pop("imports", ()))
-    print(describe(name, **arguments))
+    print(describe(one_name(names, "backbone"), **arguments))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; return the exit status."""
-    return run_command(describe_backbone, __doc__, words)
+main = functools.partial(run_command, describe_backbone, __doc__)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ stopped.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -188,9 +189,7 @@ def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
     console.print(f"{len(missing)} images, {', '.join(spec.name for spec in specs)} -> {settings['out']}")
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; return the exit status."""
-    return run_command(extract, __doc__, words)
+main = functools.partial(run_command, extract, __doc__)
 
 
 if __name__ == "__main__":

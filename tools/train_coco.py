@@ -12,6 +12,7 @@ can be set, parts of the model by dotted keys; `none` is None. Short keys: backb
     eval_only=true checkpoint=CHECKPOINT     evaluate
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -33,12 +34,9 @@ def usage(names: Sequence[str]) -> str:
 
 def train_or_evaluate(names: Sequence[str], overrides: dict[str, Any]) -> None:
     """Run the config that the command line names, or the one saved in the run that it resumes or evaluates."""
-    saved = None
-    if not names and overrides.get("eval_only"):
-        saved = overrides.get("checkpoint")
-    elif not names and overrides.get("resume"):
-        saved = overrides.get("work_dir")
-    if saved:
+    key = "checkpoint" if overrides.get("eval_only") else "work_dir" if overrides.get("resume") else None
+    saved = overrides.get(key) if key else None
+    if saved and not names:
         values, name = saved_run(str(saved))
         run(load_config(values, overrides), name)
     else:
@@ -46,9 +44,7 @@ def train_or_evaluate(names: Sequence[str], overrides: dict[str, Any]) -> None:
         run(load_config(path, overrides), path.stem)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; return the exit status."""
-    return run_command(train_or_evaluate, usage, words, needs_words=False)
+main = functools.partial(run_command, train_or_evaluate, usage, needs_words=False)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ register backbones of your own. The exit code is 0 if every level is within 1e-4
 bad input.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -29,18 +30,15 @@ def verify(names: Sequence[str], arguments: dict[str, Any]) -> int:
     if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
         raise InputError(f"size must be (height,width) in pixels, got {size!r}")
     torch.manual_seed(0)
-    description = describe(name, **arguments)
+    print(describe(name, **arguments))
     errors = verify_dilation(name, (size[0], size[1]), **arguments)
-    print(description)
     print(f"\nmax|dilated - undilated| / max|undilated|, {size[0]} x {size[1]} image, float32, random norm statistics:")
     for level, error in errors.items():
         print(f"  {level}  {error:.1e}  {'exact' if error <= TOLERANCE else 'not exact'}")
     return 0 if max(errors.values()) <= TOLERANCE else 1
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; return the exit status."""
-    return run_command(verify, __doc__, words)
+main = functools.partial(run_command, verify, __doc__)
 
 
 if __name__ == "__main__":

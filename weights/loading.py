@@ -27,13 +27,9 @@ def load_state(
             side.
 
     Raises:
-        InputError: keys are missing, unexpected, of another shape or not finite; the message lists them.
+        InputError: keys are missing, unexpected or of another shape; the message lists them.
     """
-    state = (
-        {key: value for key, value in state.items() if not key.startswith(drop_prefixes)}
-        if drop_prefixes
-        else dict(state)
-    )
+    state = {key: value for key, value in state.items() if not key.startswith(drop_prefixes)}
     expected = module.state_dict()
     problems = []
     for key, value in expected.items():
@@ -42,11 +38,9 @@ def load_state(
                 problems.append(f"missing {key}")
         elif state[key].shape != value.shape:
             problems.append(f"wrong shape {key}: {tuple(state[key].shape)} for {tuple(value.shape)}")
-    for key, value in state.items():
+    for key in state:
         if key not in expected and not key.endswith(OPTIONAL_SUFFIX):
             problems.append(f"unexpected {key}")
-        if value.is_floating_point() and not value.isfinite().all():
-            problems.append(f"not finite {key}")
     if problems:
         more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         raise InputError(f"weights {source} do not fit: {'; '.join(problems[:MAX_LISTED])}{more}")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, check_known
 
 
 def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
@@ -35,10 +35,7 @@ def _read_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
         enum = get_model_weights(architecture)
     except ValueError:
         raise InputError(f"weights='torchvision:{name}': torchvision has no {architecture}") from None
-    if name not in enum.__members__:
-        raise InputError(
-            f"torchvision has no weights {name!r} for {architecture}; {did_you_mean(name, enum.__members__)}"
-        )
+    check_known(f"torchvision weights of {architecture}:", enum.__members__, name)
     weights = enum[name]
     target = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
     try:
@@ -56,7 +53,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     A state dict under the key "state_dict" or "model" is unwrapped.
 
     Raises:
-        InputError: the file does not exist, cannot be read or holds anything else.
+        InputError: the file does not exist, cannot be read or holds anything else, or a value is not finite.
     """
     if not path.is_file():
         raise InputError(f"weights file {path} does not exist (a named source looks like torchvision:IMAGENET1K_V1)")
@@ -70,6 +67,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"weights file {path} does not hold a state dict")
+    for key, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"weights file {path} has a value that is not finite: {key}")
     return state
 
 

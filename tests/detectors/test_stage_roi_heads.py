@@ -147,7 +147,7 @@ def c4_form(out_features=("c4", "c5"), **roi_heads):
 @pytest.mark.parametrize(
     "cfg,message",
     [
-        (c4_form(("c4", "c5"), stage="c5") | dict(neck="fpn"), "c4 with 256 .* p4 with 256 .* use neck='identity'"),
+        (c4_form(("c4", "c5"), stage="c5") | dict(neck="fpn"), "'c5' .* p4 with 256 .* use neck='identity'"),
         (c4_form(("c4",), stage="c5"), "c4, .*'c5'"),
         (c4_form(("c4",)), "stage'.*'stage'"),
         (c4_form(stage="c5", mask_pool_size=8), "mask_pool_size'.*did you mean pool_size"),

@@ -7,7 +7,8 @@ import pytest
 from torch import nn
 
 from detbackbones import InputError
-from detbackbones.engine.schema import argument_meanings, check_part, check_value, describe_part, parameters_of, spell
+from detbackbones.engine.schema import argument_meanings, check_part, check_value, describe_part, spell
+from detbackbones.registry import accepted_arguments
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -91,8 +92,8 @@ def test_refused(annotation, value, expected):
 
 
 def test_arguments_of_parents_count():
-    assert list(parameters_of(Child)) == ["width", "first", "second", "name"]
-    assert [(p.name, p.annotation) for p in parameters_of(Grandchild).values()] == [("name", int)]
+    assert list(accepted_arguments(Child)) == ["width", "first", "second", "name"]
+    assert [(p.name, p.annotation) for p in accepted_arguments(Grandchild).values()] == [("name", int)]
     check_part(Child, {"type": "child", "width": 3, "name": "x"}, "model.part")
     with pytest.raises(InputError, match=r"model\.part\.width must be int, got 'wide'"):
         check_part(Child, {"type": "child", "width": "wide"}, "model.part")
@@ -102,7 +103,7 @@ def test_arguments_of_parents_count():
 
 def test_an_annotation_that_cannot_be_resolved_does_not_hide_the_others():
     check_part(unresolvable, {"type": "f", "value": object()}, "f")
-    assert parameters_of(unresolvable)["count"].default == 1
+    assert accepted_arguments(unresolvable)["count"].default == 1
 
 
 def test_docstrings_become_help():

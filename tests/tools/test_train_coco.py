@@ -9,8 +9,16 @@ from tiny_runs import NARROW, logged_losses, read_log, words
 
 from detbackbones.engine.config import load_config
 from detbackbones.engine.detection import DECIDED, DetectionConfig
-from detbackbones.engine.schema import argument_meanings, parameters_of
-from detbackbones.registry import BACKBONES, DETECTORS, NECKS, PROPOSAL_GENERATORS, ROI_HEADS, lookup
+from detbackbones.engine.schema import argument_meanings
+from detbackbones.registry import (
+    BACKBONES,
+    DETECTORS,
+    NECKS,
+    PROPOSAL_GENERATORS,
+    ROI_HEADS,
+    accepted_arguments,
+    lookup,
+)
 from detbackbones.tools.train_coco import main
 
 
@@ -126,7 +134,7 @@ def test_help_lists_every_key_with_its_meaning(capsys):
 )
 def test_every_argument_has_a_meaning(registry, name):
     factory = lookup(registry, name)
-    assert parameters_of(factory).keys() - argument_meanings(factory).keys() - DECIDED.keys() == set()
+    assert accepted_arguments(factory).keys() - argument_meanings(factory).keys() - DECIDED.keys() == set()
 
 
 def test_a_run_that_fails_ends_in_one_line(train, capsys):

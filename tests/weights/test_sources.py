@@ -92,3 +92,9 @@ def test_other_files_are_an_error(tmp_path, write, name):
     write(tmp_path / name)
     with input_error(name):
         read_file(tmp_path / name)
+
+
+def test_values_that_are_not_finite_are_an_error(tmp_path):
+    torch.save({"conv1.weight": torch.full((2, 2), float("nan"))}, tmp_path / "w.pth")
+    with input_error("w.pth", "not finite", "conv1.weight"):
+        read_file(tmp_path / "w.pth")
