@@ -1,8 +1,8 @@
 """Wrap timm's networks as backbones: `timm:<name>` calls `timm.create_model(<name>, features_only=True)`.
 
-Channels and strides come from timm's own `feature_info`. Dilation is timm's too, and is measured if it is asked for: it
-is exact for ResNets, but not for average-pool shortcuts at output stride 8 nor for anti-aliased networks. timm is
-imported inside the functions because most programs never use it.
+Channels and strides come from timm's own `feature_info`. Dilation is timm's too; if `output_stride` is given, its error
+is measured: it is exact for ResNets, but not for average-pool shortcuts at output stride 8 nor for anti-aliased
+networks. timm is imported inside the functions because most programs never use it.
 """
 
 import warnings

@@ -1,7 +1,7 @@
 """RetinaNet (Lin et al. 2017, arXiv:1708.02002): one-stage detector with focal loss, on a pyramid or a single level.
 
 The heads, their losses and the selection of detections are torchvision's; geometry comes from `anchors.py` and boxes
-stay float32. Labels are the same inside and outside the heads, because there is no background class.
+stay float32. Labels are the same inside and outside the heads, because RetinaNet does not have a background class.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return `path`, or `last.pt` in it if it is the folder of a run. Raises InputError if there is no such file."""
+    """Return `path`, or `last.pt` in it if it is the folder of a run. Raises InputError if it does not exist."""
     path = Path(path)
     path = path / "last.pt" if path.is_dir() else path
     if not path.is_file():

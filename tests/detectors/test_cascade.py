@@ -1,4 +1,4 @@
-"""Cascade R-CNN (Cai and Vasconcelos 2018, arXiv:1712.00726) as RoI heads of one's own, in an unchanged FasterRCNN."""
+"""Cascade R-CNN (Cai and Vasconcelos 2018, arXiv:1712.00726) as custom RoI heads in an unchanged FasterRCNN."""
 
 import pytest
 import torch
