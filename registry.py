@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.registry import Registry
 
-from .errors import InputError, check_known, did_you_mean
+from .errors import InputError, check_known, did_you_mean, shorten
 from .specs import FeatureSpec
 
 if TYPE_CHECKING:
@@ -121,11 +121,14 @@ def check_arguments(factory: Callable[..., Any], names: Iterable[str], where: st
 
 
 def build(registry: Registry, cfg: Any, **arguments: Any) -> Any:
-    """Build a part from its name or config; anything else is taken as the built part and returned.
+    """Build a part from its name or config; a built part is returned as it is.
 
     Raises:
-        InputError: a name or argument is unknown, or an argument is missing.
+        InputError: a name or argument is unknown, an argument is missing, or `cfg` is none of these.
     """
+    if isinstance(cfg, type) or not (isinstance(cfg, (str, Mapping)) or callable(cfg)):
+        what = shorten(repr(cfg))
+        raise InputError(f"{registry.name} must be a name, a dict with a 'type' or a built part, got {what}")
     if not isinstance(cfg, (str, Mapping)):
         return cfg
     arguments = ({"type": cfg} if isinstance(cfg, str) else dict(cfg)) | arguments
@@ -141,6 +144,12 @@ def build(registry: Registry, cfg: Any, **arguments: Any) -> Any:
     return factory(**arguments)
 
 
+def check_overrides(cfg: Any, overrides: Mapping[str, Any]) -> None:
+    """Raise InputError if a part that is built already gets arguments, which would have no effect."""
+    if overrides and callable(cfg):
+        raise InputError(f"a built {type(cfg).__name__} takes no arguments, got {', '.join(overrides)}")
+
+
 def build_backbone(cfg: "Config | Backbone", *, load_weights: bool = True, **overrides: Any) -> "Backbone":
     """Build a backbone from its name or from `dict(type=name, ...)`; a built backbone is returned as it is.
 
@@ -152,8 +161,7 @@ def build_backbone(cfg: "Config | Backbone", *, load_weights: bool = True, **ove
     Raises:
         InputError: a name or argument is unknown, or an argument cannot be honoured.
     """
-    if overrides and not isinstance(cfg, (str, Mapping)):
-        raise InputError(f"a built {type(cfg).__name__} takes no arguments, got {', '.join(overrides)}")
+    check_overrides(cfg, overrides)
     if isinstance(cfg, (str, Mapping)) and not load_weights:
         name = cfg if isinstance(cfg, str) else cfg.get("type", "")
         if accepts(lookup(BACKBONES, name), "load_weights"):
@@ -168,6 +176,7 @@ def build_neck(cfg: "Config | Neck", feature_specs: Sequence[FeatureSpec]) -> "N
 
 def build_detector(cfg: "Config | Detector", **overrides: Any) -> "Detector":
     """Build a detector with all its parts. Raises as `build_backbone`."""
+    check_overrides(cfg, overrides)
     return build(DETECTORS, cfg, **overrides)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, check_known
-from ..layers.fuse import fuse_for_inference
+from ..layers import fuse
 from ..specs import FeatureSpec
 from .preprocess import Preprocess
 
@@ -39,6 +39,7 @@ class Backbone(nn.Module):
     """
 
     feature_specs: tuple[FeatureSpec, ...]
+    fuse_for_inference = fuse.fuse_for_inference
 
     def __init__(self, in_channels: int = 3):
         super().__init__()
@@ -140,7 +141,3 @@ class Backbone(nn.Module):
     def pop_stage(self, name: str) -> nn.Module:
         """Remove the deepest stage and return it, for RoI heads that run it on every RoI (the C4 form)."""
         raise InputError(f"{type(self).__name__} cannot give its stage {name!r} to RoI heads; use heads of their own")
-
-    def fuse_for_inference(self) -> "Backbone":
-        """Return a faster copy for deployment, see `layers/fuse.py`."""
-        return fuse_for_inference(self)

@@ -1,7 +1,7 @@
 """Describe a backbone level by level: strides, channels, operations and what is frozen, as data and as a table."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import log2
 from typing import Any
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import InputError
 from ..layers.norm import BATCH_NORMS
-from ..registry import build_backbone
+from ..registry import build_backbone, check_overrides
 from .base import Backbone
 from .resnet import ResNet
 
@@ -95,10 +96,9 @@ class Description:
 
 
 def _table_text(levels: Sequence[LevelDescription]) -> str:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    columns = ("level", "channels", "stride", "dilation", "field px", "params M", "GFLOP")
-    for column in (*columns, "weights", "statistics", "affine"):
-        table.add_column(column, justify="right")
+    names = ("level", "channels", "stride", "dilation", "field px", "params M", "GFLOP")
+    columns = [Column(name, justify="right") for name in (*names, "weights", "statistics", "affine")]
+    table = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for level in levels:
         cells = (
             level.name + ("" if level.returned else "*"),
@@ -112,7 +112,7 @@ def _table_text(levels: Sequence[LevelDescription]) -> str:
             level.statistics,
             level.affine,
         )
-        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))  # names may look like markup
     console = Console(width=120)
     with console.capture() as capture:
         console.print(table)
@@ -133,6 +133,7 @@ def describe(
         InputError: as `build_backbone`, or a computed feature map disagrees with its FeatureSpec.
     """
     if isinstance(backbone, nn.Module):
+        check_overrides(backbone, overrides)
         name = type(backbone).__name__
         model = copy.deepcopy(backbone).to("meta")
     else:
@@ -148,9 +149,7 @@ def describe(
     model.train()
     levels = []
     for level, modules in parts.items():
-        spec = specs.get(level)
-        weights, statistics, affine = _training_state(modules)
-        parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}
+        spec, part = specs.get(level), nn.ModuleList(modules)
         levels.append(
             LevelDescription(
                 name=level,
@@ -159,11 +158,9 @@ def describe(
                 stride=spec.stride if spec else None,
                 dilation=spec.dilation if spec else None,
                 receptive_field=fields.get(level),
-                parameters=sum(p.numel() for p in parameters.values()) if modules else None,
+                parameters=sum(parameter.numel() for parameter in part.parameters()) if modules else None,
                 gflops=level_gflops.get(level),
-                weights=weights,
-                statistics=statistics,
-                affine=affine,
+                **_training_state(part),
             )
         )
     return Description(
@@ -179,7 +176,7 @@ def describe(
 
 @torch.no_grad()
 def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict[str, float], float]:
-    """Return 1e9 operations per level whose output module is known, and in total, of a model on the meta device.
+    """Return 1e9 operations per level whose output module is known, and in total, of a copy on the meta device.
 
     Raises:
         InputError: a map is missing, or its channels or stride are not those of its FeatureSpec.
@@ -190,26 +187,19 @@ def count_operations(model: Backbone, input_size: tuple[int, int]) -> tuple[dict
 
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deform_conv_flops})
     totals: dict[str, int] = {}  # operations from the input up to each level
-    handles = [
+    for name, module in model.stage_outputs.items():
         module.register_forward_hook(lambda *_, name=name: totals.update({name: counter.get_total_flops()}))
-        for name, module in model.stage_outputs.items()
-    ]
     with counter:
         images = torch.zeros(1, model.preprocess.channels, *input_size, device="meta")
         features = model.eval().forward_features(images)
-    for handle in handles:
-        handle.remove()
     for spec in model.feature_specs:
         shape = tuple(features[spec.name].shape) if spec.name in features else None
         # a network without padding has fewer cells; a wrong stride is off by a factor of two
         if shape is None or shape[1] != spec.channels or round(log2(input_size[0] / shape[2])) != log2(spec.stride):
             maps = ", ".join(f"{name} {tuple(feature.shape)}" for name, feature in features.items())
             raise InputError(f"{spec} is declared, but forward_features returns {maps} for images of {input_size}")
-    gflops, previous = {}, 0
-    for name, total in totals.items():
-        gflops[name] = (total - previous) / 1e9
-        previous = total
-    return gflops, counter.get_total_flops() / 1e9
+    per_level = {name: (total - before) / 1e9 for (name, total), before in zip(totals.items(), [0, *totals.values()])}
+    return per_level, counter.get_total_flops() / 1e9
 
 
 def receptive_fields(model: ResNet) -> dict[str, int | None]:
@@ -237,19 +227,17 @@ def receptive_fields(model: ResNet) -> dict[str, int | None]:
     return fields
 
 
-def _training_state(modules: Iterable[nn.Module]) -> tuple[str, str, str]:
-    """Return (weights, statistics, affine) of a part in training mode, see LevelDescription."""
-    inner = list({id(m): m for module in modules for m in module.modules()}.values())
-    norms = [m for m in inner if isinstance(m, (nn.GroupNorm, nn.LayerNorm)) or hasattr(m, "running_mean")]
-    others = [m for m in inner if m not in norms]
-    weights = [p.requires_grad for m in others for p in m.parameters(recurse=False)]
+def _training_state(part: nn.Module) -> dict[str, str]:
+    """Return `weights`, `statistics` and `affine` of LevelDescription for a part in training mode."""
+    norms = [m for m in part.modules() if isinstance(m, (nn.GroupNorm, nn.LayerNorm)) or hasattr(m, "running_mean")]
+    weights = [p.requires_grad for m in part.modules() if m not in norms for p in m.parameters(recurse=False)]
     affine = [p.requires_grad for norm in norms for p in norm.parameters(recurse=False)]
     statistics = [isinstance(norm, BATCH_NORMS) and norm.training for norm in norms if hasattr(norm, "running_mean")]
-    return (
-        _summarise(weights, true="trains", empty="none"),
-        _summarise(statistics, true="live", empty="none"),
-        _summarise(affine, true="trains", empty="fixed" if norms else "none"),
-    )
+    return {
+        "weights": _summarise(weights, true="trains", empty="none"),
+        "statistics": _summarise(statistics, true="live", empty="none"),
+        "affine": _summarise(affine, true="trains", empty="fixed" if norms else "none"),
+    }
 
 
 def _summarise(flags: list[bool], true: str, empty: str) -> str:

@@ -40,7 +40,7 @@ class ResNet(Backbone):
         norm: "frozen", "batch", "batch_eval", "sync", "group", or a callable channels -> layer. Default: frozen with
             weights, batch without.
         norm_layer: torchvision's name of a callable `norm`.
-        norm_eps: epsilon of a norm given by name (0 in torchvision's COCO_V1 detectors).
+        norm_eps: epsilon of a norm given by name; default: 1e-5 (0 in torchvision's COCO_V1 detectors).
         freeze: number of parts from the input that stay fixed: 0 none, 1 stem, 2 stem and c2, ... 5 all.
         in_channels: number of image channels; pretrained weights for three are adapted.
         stem: "conv7" (7x7, stride 2), "deep" (three 3x3) or "cifar" (3x3 at stride 1 without pool).
@@ -73,7 +73,7 @@ class ResNet(Backbone):
         dilation_convention: str = "exact",
         norm: str | Norm | None = None,
         norm_layer: Norm | None = None,
-        norm_eps: float = 1e-5,
+        norm_eps: float | None = None,
         freeze: int = 0,
         in_channels: int = 3,
         stem: str = "conv7",
@@ -202,10 +202,8 @@ class ResNet(Backbone):
 
     @property
     def stage_modules(self) -> dict[str, Sequence[nn.Module]]:
-        parts: dict[str, Sequence[nn.Module]] = {"c1": (self.conv1, self.bn1, self.relu)}
-        for name, stage in self.stages.items():
-            parts[name] = (self.maxpool, stage) if name == "c2" else (stage,)
-        return parts
+        stages = {name: (self.maxpool, stage) if name == "c2" else (stage,) for name, stage in self.stages.items()}
+        return {"c1": (self.conv1, self.bn1, self.relu), **stages}
 
     @property
     def conv_norm_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -235,10 +233,12 @@ class ResNet(Backbone):
             N x num_classes.
 
         Raises:
-            InputError: the backbone was built without `num_classes`.
+            InputError: the backbone was built without `num_classes`, or RoI heads took its deepest stage.
         """
         if "fc" not in self._modules:
             raise InputError("logits need a classifier; build the backbone with num_classes=")
+        if self.fc.in_features != self.stage_specs[-1].channels:
+            raise InputError("logits need the deepest stage, but the RoI heads of a detector took it; use another copy")
         features = self.forward_features(self._check_input(images))
         return self.fc(features[self.stage_specs[-1].name].mean((-2, -1)))
 
@@ -252,7 +252,7 @@ class ResNet(Backbone):
         """
         deepest = self.stage_specs[-1].name
         if name != deepest or name not in STAGE_KEYS:
-            raise InputError(f"pop_stage takes the deepest stage, {deepest}, got {name!r}")
+            raise InputError(f"the stage of RoI heads must be the backbone's deepest, {deepest}, got {name!r}")
         stage = self.stages[name]
         stage.frozen = stage in self._frozen_modules()
         self.frozen_count = min(self.frozen_count, len(self.stages))  # the stem and the stages that remain

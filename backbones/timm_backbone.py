@@ -22,7 +22,7 @@ from ..specs import FeatureSpec
 from ..weights.sources import first_line, read_file
 from .base import Backbone, check_levels
 from .preprocess import Preprocess
-from .verify import TOLERANCE, randomise_norms
+from .verify import TOLERANCE, randomise_norms, sampled_error
 
 
 def create_network(model: str, weights: str | None = None, load_weights: bool = True, **arguments: Any) -> Any:
@@ -72,8 +72,8 @@ def undilated_levels(model: str) -> tuple[int, ...]:
 
 
 @lru_cache
-def dilation_errors(model: str, output_stride: int) -> dict[int, float]:
-    """Return per level how far dilated features are from the a-trous identity: max|a - b| / max|b|.
+def worst_dilation_error(model: str, output_stride: int) -> tuple[float, str]:
+    """Return how far dilated features are from the a-trous identity, max|a - b| / max|b|, and the level of this error.
 
     Measured in float32 with random weights and norm statistics. Exact networks stay below 1e-5.
     """
@@ -84,11 +84,10 @@ def dilation_errors(model: str, output_stride: int) -> dict[int, float]:
         dilated = create_network(model, output_stride=output_stride).eval()
         dilated.load_state_dict(plain.state_dict())
         images = torch.randn(1, 3, 128, 160)
-        errors = {}
-        for level, fine, coarse in zip(undilated_levels(model), dilated(images), plain(images)):
-            step = fine.shape[-1] // coarse.shape[-1]
-            errors[level] = ((fine[..., ::step, ::step] - coarse).abs().max() / coarse.abs().max()).item()
-    return errors
+        return max(
+            (sampled_error(fine, coarse, fine.shape[-1] // coarse.shape[-1]), f"c{level}")
+            for level, fine, coarse in zip(undilated_levels(model), dilated(images), plain(images))
+        )
 
 
 @BACKBONES.register_module(name="timm")
@@ -124,9 +123,7 @@ class TimmBackbone(Backbone):
         super().__init__(in_channels)
         if norm not in (None, "frozen", "batch"):
             raise InputError(f"the norm of a timm network must be 'frozen' or 'batch', got {norm!r}")
-        resolve_norm(norm, weights, freeze, eps=1e-5)  # refuses to fix random layers
-        if output_stride is not None:
-            self._measure_dilation(model, output_stride)
+        resolve_norm(norm, weights, freeze)  # refuses to fix random layers
         names = [f"c{level}" for level in undilated_levels(model)]
         if out_features is None:
             out_features = [name for name in names if name not in ("c0", "c1")]
@@ -134,6 +131,7 @@ class TimmBackbone(Backbone):
         num_levels = max(names.index(name) for name in out_features) + 1
         arguments: dict[str, Any] = {"in_chans": in_channels, "out_indices": tuple(range(num_levels))}
         if output_stride is not None:
+            self._measure_dilation(model, output_stride)
             arguments["output_stride"] = output_stride
         self.network: Any = create_network(model, weights, load_weights, **arguments)
         self._is_nhwc = str(getattr(self.network, "output_fmt", "") or "").endswith("NHWC")
@@ -163,16 +161,14 @@ class TimmBackbone(Backbone):
 
     def _measure_dilation(self, model: str, output_stride: int) -> None:
         """Warn and note the reason if timm's dilation is not exact."""
-        errors = dilation_errors(model, output_stride)
-        worst = max(errors, key=lambda level: errors[level])
-        if errors[worst] <= TOLERANCE:
-            return
-        self.inexact_reasons = (f"timm's dilation (c{worst} is off by {errors[worst]:.0%})",)
-        warnings.warn(
-            f"timm:{model} at output stride {output_stride} is not exact: c{worst} is off by {errors[worst]:.1%} "
-            "from the undilated features",
-            stacklevel=4,
-        )
+        error, level = worst_dilation_error(model, output_stride)
+        if error > TOLERANCE:
+            self.inexact_reasons = (f"timm's dilation ({level} is off by {error:.0%})",)
+            warnings.warn(
+                f"timm:{model} at output stride {output_stride} is not exact: {level} is off by {error:.1%} "
+                "from the undilated features",
+                stacklevel=4,
+            )
 
     @property
     def stage_specs(self) -> tuple[FeatureSpec, ...]:

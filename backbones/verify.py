@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..registry import build_backbone
 
@@ -20,6 +20,16 @@ def randomise_norms(module: nn.Module) -> nn.Module:
         elif name == "running_var" or tensor.dim() == 1:
             tensor.uniform_(0.5, 1.5)
     return module
+
+
+def sampled_error(fine: Tensor, coarse: Tensor, step: int) -> float:
+    """Return max|a - b| / max|b| of every `step`-th cell of a dilated map and the undilated map.
+
+    Networks that round sizes down are compared where both grids have a cell.
+    """
+    fine = fine[..., ::step, ::step][..., : coarse.shape[-2], : coarse.shape[-1]]
+    coarse = coarse[..., : fine.shape[-2], : fine.shape[-1]]
+    return ((fine - coarse).abs().max() / coarse.abs().max()).item()
 
 
 @torch.no_grad()
@@ -49,12 +59,7 @@ def verify_dilation(
     plain.load_state_dict(dilated.state_dict())
     images = torch.randn(1, dilated.preprocess.channels, *size, dtype=dtype)
     dilated_features, plain_features = dilated(images), plain(images)
-    errors = {}
-    for fine, coarse in zip(dilated.feature_specs, plain.feature_specs):
-        step = coarse.stride // fine.stride
-        sampled, expected = dilated_features[fine.name][..., ::step, ::step], plain_features[fine.name]
-        # networks that round sizes down: compare where both grids have a cell
-        sampled = sampled[..., : expected.shape[-2], : expected.shape[-1]]
-        expected = expected[..., : sampled.shape[-2], : sampled.shape[-1]]
-        errors[fine.name] = ((sampled - expected).abs().max() / expected.abs().max()).item()
-    return errors
+    return {
+        fine.name: sampled_error(dilated_features[fine.name], plain_features[fine.name], coarse.stride // fine.stride)
+        for fine, coarse in zip(dilated.feature_specs, plain.feature_specs)
+    }

@@ -18,8 +18,7 @@ from ..data.coco import CocoDataset
 from ..errors import InputError
 from ..evaluation.coco import CocoEvaluator
 from ..registry import build_detector
-from .networks import RunAndOutput
-from .settings import Settings
+from .networks import RunAndOutput, Settings
 
 NUM_IMAGES, NUM_OBJECTS, NUM_DETECTIONS, NUM_CLASSES = 5000, 7, 40, 80  # like val2017
 SHORT_SIDE, LONG_SIDE, BATCH_SIZE = 800, 1333, 2
@@ -48,10 +47,10 @@ def evaluation(name: str, settings: Settings) -> RunAndOutput:
         near = random.integers(NUM_OBJECTS, size=NUM_DETECTIONS)
         detected = image_boxes[near] + random.normal(0, 6, (NUM_DETECTIONS, 4))
         detected[:, 2:] = detected[:, :2] + detected[:, 2:].clip(1)
-        other_labels = random.integers(1, NUM_CLASSES + 1, NUM_DETECTIONS)
-        detected_labels = np.where(random.random(NUM_DETECTIONS) < 0.6, image_labels[near], other_labels)
-        output = dict(boxes=detected, scores=random.random(NUM_DETECTIONS), labels=detected_labels)
-        evaluator.update({image_id: output})
+        guess = random.integers(1, NUM_CLASSES + 1, NUM_DETECTIONS)
+        detected_labels = np.where(random.random(NUM_DETECTIONS) < 0.6, image_labels[near], guess)
+        scores = random.random(NUM_DETECTIONS)
+        evaluator.add(image_id, dict(boxes=detected, scores=scores, labels=detected_labels))
     return evaluator.compute, dict
 
 
@@ -90,9 +89,11 @@ def summary(batches) -> dict[tuple[int, str], torch.Tensor]:
     """Return mean pixel, boxes and mask areas of every batch; resized sides may differ by a pixel."""
     values: dict[tuple[int, str], torch.Tensor] = {}
     for index, (images, targets) in enumerate(batches):
-        values[index, "pixel"] = images.tensors.mean() + 3  # away from zero, for a relative error
-        values[index, "boxes"] = torch.cat([target["boxes"] for target in targets])
-        values[index, "areas"] = torch.cat([target["masks"].sum((1, 2)) for target in targets])
+        values |= {
+            (index, "pixel"): images.tensors.mean() + 3,  # away from zero, for a relative error
+            (index, "boxes"): torch.cat([target["boxes"] for target in targets]),
+            (index, "areas"): torch.cat([target["masks"].sum((1, 2)) for target in targets]),
+        }
     return values
 
 

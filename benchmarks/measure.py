@@ -2,23 +2,23 @@
 
 import ctypes
 import gc
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
+from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import InputError, RunError
 from . import data, networks
-from .networks import FUSED, OURS, RunAndOutput
+from .networks import FUSED, OURS, RunAndOutput, Settings
 from .peers import BACKBONE_PEERS
-from .settings import Settings
 
 MATMUL_SHARE = 0.1  # of the fastest contender's time, that one matrix product may take
 
@@ -31,13 +31,11 @@ class Benchmark(NamedTuple):
             numbers, which must agree).
         contenders: their names, the reference first.
         tolerance: allowed relative error against the reference, in float32.
-        is_network: operations and memory are measured too.
     """
 
     build: Callable[[str, Settings], RunAndOutput]
     contenders: tuple[str, ...]
     tolerance: float
-    is_network: bool = True
 
 
 BENCHMARKS = {
@@ -46,20 +44,18 @@ BENCHMARKS = {
     "train": Benchmark(networks.train, ("torchvision", OURS), 0.05),  # float noise changes which proposals are sampled
     # torchvision's stride of P6 is wrong if a side is not a multiple of 64 (60 for 480 pixels)
     "infer": Benchmark(networks.infer, ("torchvision", OURS, FUSED), 0.1),
-    "evaluation": Benchmark(data.evaluation, ("pycocotools", OURS), 1e-12, is_network=False),
-    "loader": Benchmark(data.loader, ("torchvision", OURS), 0.05, is_network=False),
-    "import": Benchmark(data.imports, tuple(data.IMPORTS), 0.0, is_network=False),
+    "evaluation": Benchmark(data.evaluation, ("pycocotools", OURS), 1e-12),
+    "loader": Benchmark(data.loader, ("torchvision", OURS), 0.05),
+    "import": Benchmark(data.imports, tuple(data.IMPORTS), 0.0),
 }
 
 
-def time_run(run: Callable[[], Any], device: str) -> float:
-    """Return the seconds that `run` takes, with a GPU's work."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    synchronize()
-    start = time.perf_counter()
+def time_run(run: Callable[[], Any]) -> float:
+    """Return the seconds that `run` takes, with a GPU's work: torch's timer waits for it."""
+    gc.collect()
+    start = timer()
     run()
-    synchronize()
-    return time.perf_counter() - start
+    return timer() - start
 
 
 def relative_error(actual: Mapping[Any, Any], expected: Mapping[Any, Any]) -> float:
@@ -82,7 +78,7 @@ def matmul_rate(settings: Settings, max_seconds: float) -> float:
     side, rate, next_seconds = 128, 0.0, 0.0
     while next_seconds <= max_seconds:
         a, b = torch.randn(2, side, side, device=settings.device, dtype=getattr(torch, settings.dtype))
-        seconds = min(time_run(lambda a=a, b=b: a @ b, settings.device) for _ in range(3))
+        seconds = min(time_run(partial(torch.matmul, a, b)) for _ in range(3))
         rate = max(rate, 2 * side**3 / seconds)
         side, next_seconds = side * 3 // 2, seconds * 1.5**3
     return rate
@@ -111,7 +107,7 @@ def peak_memory(benchmark: str, name: str, settings: Settings) -> float | None:
     Raises:
         RunError: the process crashed.
     """
-    if not (BENCHMARKS[benchmark].is_network and settings.memory and Path("/proc/self/clear_refs").exists()):
+    if not (settings.memory and Path("/proc/self/clear_refs").exists()):
         return None
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
@@ -138,14 +134,11 @@ def build_and_compare(
         except (ImportError, NotImplementedError) as error:
             console.print(f"without {name}: {error}", style="yellow")
             continue
-        output = comparable(run())
+        with FlopCounterMode(display=False) as counter:
+            output = comparable(run())
         if not runs:
-            expected = output
-            if benchmark.is_network:
-                with FlopCounterMode(display=False) as counter:
-                    run()
-                operations = counter.get_total_flops()
-            if benchmark.is_network and settings.dtype != "float32":
+            expected, operations = output, counter.get_total_flops()
+            if operations and settings.dtype != "float32":
                 exact_run, _ = benchmark.build(name, settings.model_copy(update={"dtype": "float32"}))
                 expected = comparable(exact_run())
                 tolerance = max(tolerance, 2 * relative_error(output, expected))
@@ -168,25 +161,20 @@ def measure(benchmark: str, settings: Settings, console: Console) -> dict[str, A
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda cannot be used: torch finds no CUDA device")
     runs, errors, operations = build_and_compare(BENCHMARKS[benchmark], settings, console)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(settings.rounds):
-        for name, run in runs.items():
-            gc.collect()
-            times[name].append(time_run(run, settings.device))
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    rate = matmul_rate(settings, MATMUL_SHARE * min(medians.values())) if operations else 0
-    rows = []
-    for name, seconds in times.items():
-        quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-        rows.append(
-            {
-                "name": name,
-                "milliseconds": medians[name] * 1e3,
-                "spread": (quartiles[2] - quartiles[0]) / 2 * 1e3,
-                "speed": statistics.median(a / b for a, b in zip(next(iter(times.values())), seconds)),
-                "memory": peak_memory(benchmark, name, settings),
-                "of_peak": operations / medians[name] / rate if rate else None,
-                "error": errors[name],
-            }
-        )
+    seconds = np.array([[time_run(run) for run in runs.values()] for _ in range(settings.rounds)])
+    lower, medians, upper = np.quantile(seconds, (0.25, 0.5, 0.75), axis=0)
+    speeds = np.median(seconds[:, :1] / seconds, axis=0)
+    rate = matmul_rate(settings, MATMUL_SHARE * medians.min()) if operations else 0
+    rows = [
+        {
+            "name": name,
+            "milliseconds": medians[index] * 1e3,
+            "spread": (upper[index] - lower[index]) / 2 * 1e3,
+            "speed": speeds[index],
+            "memory": peak_memory(benchmark, name, settings) if operations else None,
+            "of_peak": operations / medians[index] / rate if rate else None,
+            "error": errors[name],
+        }
+        for index, name in enumerate(runs)
+    ]
     return {"gflop": operations / 1e9, "rows": rows}

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, PositiveInt
 from torch import Tensor, nn
 
 from ..engine.trainer import make_optimizer
@@ -12,7 +13,6 @@ from ..layers.mask_ops import paste_masks
 from ..registry import build_backbone, build_detector
 from ..weights.torchvision_detectors import TORCHVISION_CONFIGS, convert_torchvision_detector
 from .peers import BACKBONE_PEERS, freeze_stem_and_c2, reference_network, torchvision_detector
-from .settings import Settings
 
 OURS, FUSED = "detbackbones", "detbackbones, fuse_for_inference"
 NUM_CLASSES, NUM_OBJECTS = 80, 8  # objects per image
@@ -20,31 +20,46 @@ SGD = dict(type="SGD", lr=0.0, momentum=0.9, weight_decay=1e-4)  # lr 0: weights
 RunAndOutput = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
-def make_network(name: str, settings: Settings, frozen_parts: int) -> nn.Module:
-    """Build a backbone with the weights of the reference; 0 or 2 parts (stem and C2) are fixed."""
-    network = reference_network(settings.backbone)
+class Settings(BaseModel):
+    """Settings of a benchmark; tools/bench.py describes them."""
+
+    backbone: str = "resnet50"
+    detector: Literal["faster_rcnn", "mask_rcnn"] = "mask_rcnn"
+    size: tuple[PositiveInt, PositiveInt] = (480, 640)
+    batch: PositiveInt = 1
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
+    memory: bool = True
+    rounds: PositiveInt = 10
+    data_root: str | None = None
+
+
+def backbone_config(settings: Settings) -> dict:
+    """Return our backbone for weights that are loaded by hand, with stem and C2 fixed."""
+    return dict(type=settings.backbone, weights="reference", norm="frozen", freeze=2)
+
+
+def make_network(name: str, settings: Settings) -> nn.Module:
+    """Build a backbone with the weights of the reference; stem and C2 are fixed."""
+    reference = reference_network(settings.backbone)
     if name in BACKBONE_PEERS:
-        network = BACKBONE_PEERS[name](network)
-        network = freeze_stem_and_c2(network) if frozen_parts else network
+        network = freeze_stem_and_c2(BACKBONE_PEERS[name](reference))
         return network.to(settings.device, memory_format=getattr(torch, settings.memory_format))
-    state = network.state_dict()
-    # `load_weights=False`: built for weights that are loaded by hand
-    cfg = dict(type=settings.backbone, weights="reference", norm="frozen", freeze=frozen_parts)
-    network = build_backbone(cfg, load_weights=False).to(settings.device)
-    network.load_state_dict(state)
+    network = build_backbone(backbone_config(settings), load_weights=False).to(settings.device)
+    network.load_state_dict(reference.state_dict())
     return network.fuse_for_inference() if name == FUSED else network
 
 
 def make_detector(name: str, settings: Settings) -> nn.Module:
     """Build a detector on an FPN with the weights of torchvision's; stem and C2 are fixed."""
-    detector = torchvision_detector(settings.detector, settings.backbone, settings.size, NUM_CLASSES)
+    reference = torchvision_detector(settings.detector, settings.backbone, settings.size, NUM_CLASSES)
     if name == "torchvision":
-        return detector.to(settings.device, memory_format=getattr(torch, settings.memory_format))
-    state = convert_torchvision_detector(detector.state_dict())
+        return reference.to(settings.device, memory_format=getattr(torch, settings.memory_format))
     cfg = TORCHVISION_CONFIGS[f"{settings.detector.replace('_', '')}_resnet50_fpn"]
-    backbone = dict(type=settings.backbone, weights="reference", norm="frozen", freeze=2)
-    detector = build_detector(cfg, backbone=backbone, num_classes=NUM_CLASSES, load_weights=False).to(settings.device)
-    detector.load_state_dict(state)
+    arguments = dict(backbone=backbone_config(settings), num_classes=NUM_CLASSES, load_weights=False)
+    detector = build_detector(cfg, **arguments).to(settings.device)
+    detector.load_state_dict(convert_torchvision_detector(reference.state_dict()))
     return detector.fuse_for_inference() if name == FUSED else detector
 
 
@@ -74,25 +89,20 @@ def run_inference(model: nn.Module, inputs: Any, settings: Settings) -> Any:
         return model(inputs)
 
 
-def run_training_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    losses: Callable[[nn.Module], dict[str, Tensor]],
-    settings: Settings,
-) -> dict[str, Tensor]:
-    """Do forward, backward and an optimizer step; return the losses and the norm of the gradient."""
-    with autocast(settings):
-        outputs = losses(model)
-    sum(outputs.values()).backward()
-    optimizer.step()
-    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    optimizer.zero_grad()
-    return {name: loss.detach() for name, loss in outputs.items()} | {"gradient norm": norm}
-
-
 def training(model: nn.Module, losses: Callable[[nn.Module], dict[str, Tensor]], settings: Settings) -> RunAndOutput:
-    model.train()
-    return partial(run_training_step, model, make_optimizer(SGD, model, 1.0), losses, settings), dict
+    """Forward, backward and an optimizer step; compared are the losses and the norm of the gradient."""
+    optimizer = make_optimizer(SGD, model.train(), 1.0)
+
+    def run() -> dict[str, Tensor]:
+        with autocast(settings):
+            outputs = losses(model)
+        sum(outputs.values()).backward()
+        optimizer.step()
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        optimizer.zero_grad()
+        return {name: loss.detach() for name, loss in outputs.items()} | {"gradient norm": norm}
+
+    return run, dict
 
 
 def by_level(maps: Any) -> dict[str, Tensor]:
@@ -102,9 +112,7 @@ def by_level(maps: Any) -> dict[str, Tensor]:
 
 def features(name: str, settings: Settings) -> RunAndOutput:
     """Images to C2-C5."""
-    network = make_network(name, settings, 0)
-    network.eval()
-    return partial(run_inference, network, random_images(settings), settings), by_level
+    return partial(run_inference, make_network(name, settings).eval(), random_images(settings), settings), by_level
 
 
 def step(name: str, settings: Settings) -> RunAndOutput:
@@ -114,7 +122,7 @@ def step(name: str, settings: Settings) -> RunAndOutput:
     def losses(model: nn.Module) -> dict[str, Tensor]:
         return {level: feature.float().square().mean() for level, feature in by_level(model(images)).items()}
 
-    return training(make_network(name, settings, 2), losses, settings)
+    return training(make_network(name, settings), losses, settings)
 
 
 def seed_sampling(*_) -> None:
@@ -137,8 +145,7 @@ def infer(name: str, settings: Settings) -> RunAndOutput:
     """Images to detections."""
     detector = make_detector(name, settings).eval()
     detector.roi_heads.score_thresh = 0.0  # random weights score low; keep all 100 detections
-    run = partial(run_inference, detector, list(random_images(settings)), settings)
-    return run, summary
+    return partial(run_inference, detector, list(random_images(settings)), settings), summary
 
 
 def summary(outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

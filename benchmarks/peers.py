@@ -12,10 +12,11 @@ import torchvision
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FasterRCNN, MaskRCNN
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..errors import InputError
+from ..layers.norm import convert_norm
 from ..registry import BACKBONES, lookup
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -43,17 +44,17 @@ def reference_network(backbone: str) -> nn.Module:
     lookup(BACKBONES, backbone)
     name, suffix = re.fullmatch(r"(.+?)(_dc5|_dilated|)", backbone).groups()
     torch.manual_seed(0)
+    norm = partial(nn.BatchNorm2d, momentum=None)  # no running mean: the statistics of the noise alone
     try:
-        build = getattr(torchvision.models, name)
-        network = build(replace_stride_with_dilation=DILATED_STAGES[suffix], norm_layer=FrozenBatchNorm2d)
+        network = getattr(torchvision.models, name)(
+            replace_stride_with_dilation=DILATED_STAGES[suffix], norm_layer=norm
+        )
     except (AttributeError, NotImplementedError) as error:
         raise InputError(f"backbone {backbone!r} cannot be compared with torchvision: {error}") from None
-    live = build(norm_layer=partial(nn.BatchNorm2d, momentum=None))
-    with torch.no_grad():
-        live(torch.randn(1, 3, 256, 256))
-    network.load_state_dict({k: v for k, v in live.state_dict().items() if not k.endswith("num_batches_tracked")})
     network.fc, network.model_name = nn.Identity(), name
-    return network
+    with torch.no_grad():
+        network(torch.randn(1, 3, 256, 256))
+    return convert_norm(network, "frozen")
 
 
 def freeze_stem_and_c2(network: nn.Module) -> nn.Module:
@@ -116,11 +117,9 @@ def mmdet_backbone(reference: nn.Module) -> nn.Module:
     depth, conv = int(re.search(r"\d+", reference.model_name)[0]), reference.layer1[0].conv2
     if conv.groups == 1 and conv.out_channels > 64:
         raise NotImplementedError("it has no wide ResNet")
-    arguments = dict(depth=depth, norm_cfg=dict(type="BN", requires_grad=False))
-    if conv.groups == 1:
-        return copy_network(reference, ResNet(**arguments))
     base_width = conv.out_channels // conv.groups
-    return copy_network(reference, ResNeXt(groups=conv.groups, base_width=base_width, **arguments))
+    build = ResNet if conv.groups == 1 else partial(ResNeXt, groups=conv.groups, base_width=base_width)
+    return copy_network(reference, build(depth=depth, norm_cfg=dict(type="BN", requires_grad=False)))
 
 
 BACKBONE_PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -133,9 +132,8 @@ BACKBONE_PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def torchvision_detector(detector: str, backbone: str, size: tuple[int, int], num_classes: int) -> nn.Module:
     """Return torchvision's detector on its FPN, stem and C2 fixed."""
-    network = freeze_stem_and_c2(reference_network(backbone))
-    widths = [network.inplanes // 8, network.inplanes // 4, network.inplanes // 2, network.inplanes]
-    pyramid = BackboneWithFPN(network, {stage: str(i) for i, stage in enumerate(STAGES)}, widths, 256)
+    network = reference_network(backbone)
     torch.manual_seed(1)
+    pyramid = _resnet_fpn_extractor(network, trainable_layers=3)
     detector_class = {"faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}[detector]
     return detector_class(pyramid, num_classes + 1, min_size=min(size), max_size=max(size))

@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from ..backbones.base import Backbone
 from ..errors import InputError
-from ..layers.fuse import fuse_for_inference
+from ..layers import fuse
 from ..layers.mask_ops import paste_masks
 from ..necks.base import Neck
 from ..registry import BACKBONES, Config, accepts, build_backbone, lookup
@@ -88,6 +88,7 @@ class Detector(nn.Module):
     tasks: tuple[str, ...] = ("bbox",)
     label_offset = 0
     neck: Neck
+    fuse_for_inference = fuse.fuse_for_inference
 
     def __init__(self, backbone: Config | Backbone, num_classes: int, load_weights: bool = True):
         super().__init__()
@@ -223,7 +224,3 @@ class Detector(nn.Module):
         if "masks" in detection:
             result["masks"] = paste_masks(detection["masks"], boxes, output_size)
         return result
-
-    def fuse_for_inference(self) -> "Detector":
-        """Return a faster copy for deployment, see `layers/fuse.py`."""
-        return fuse_for_inference(self)

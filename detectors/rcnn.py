@@ -89,8 +89,8 @@ class FasterRCNN(Detector):
         has_mask = getattr(self.roi_heads, "has_mask", None)
         if "segm" in self.tasks and not (has_mask and has_mask()):
             raise InputError(f"mask_rcnn needs RoI heads with masks, got {type(self.roi_heads).__name__} without")
-        for part in (self.neck, self.rpn, self.roi_heads):  # the backbone may be the caller's own
-            convert_to_winograd_(part)
+        # not the backbone, which may be the caller's own
+        convert_to_winograd_(nn.ModuleList([self.neck, self.rpn, self.roi_heads]))
 
     def _select_roi_specs(self, names: Sequence[str] | None) -> tuple[FeatureSpec, ...]:
         specs = self.neck.feature_specs

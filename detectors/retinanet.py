@@ -6,7 +6,7 @@ stay float32. Labels are the same inside and outside the heads, because RetinaNe
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
@@ -92,8 +92,7 @@ class RetinaNet(Detector):
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
-        for part in (self.neck, self.head):  # the backbone may be the caller's own
-            convert_to_winograd_(part)
+        convert_to_winograd_(nn.ModuleList([self.neck, self.head]))  # the backbone may be the caller's own
 
     # torchvision's own functions; they use only the attributes set above
     compute_loss = TorchvisionRetinaNet.compute_loss

@@ -1,6 +1,7 @@
 """Make a copy of a model for inference: norms folded for good, wide 3x3 convolutions in Winograd's form."""
 
 import copy
+from collections import Counter
 from itertools import pairwise
 from typing import TypeVar
 
@@ -23,20 +24,23 @@ def fuse_for_inference(model: Model) -> Model:
     """Return a copy of a backbone, neck or detector for deployment: evaluation mode, no gradients, norms folded.
 
     A batch or frozen norm is folded into the convolution that it directly follows in an `nn.Sequential`, or if their
-    parent lists them in `conv_norm_pairs`. Other norms stay, such as group norms and those inside timm's networks. The
-    copy's state dict has biases in place of the folded norms.
+    parent lists them in `conv_norm_pairs`. Other norms stay, such as group norms, those inside timm's networks, and
+    those behind a convolution that the model has in several places. The copy's state dict has biases in place of the
+    folded norms.
 
     On the CPU in float32, wide 3x3 convolutions run in Winograd's form (`winograd.py`) with pre-transformed weights,
     which take four times the memory. It is not used in stages at stride 32: 1 to 2 % of ResNet-50's time is not worth
     more memory than all other layers together.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
+    places = Counter(id(child) for module in fused.modules() for child in module._modules.values())
     for module in list(fused.modules()):
         pairs = list(getattr(module, "conv_norm_pairs", ()))
         if type(module).forward is nn.Sequential.forward:
             pairs += pairwise(module._modules)  # unlike named_children(), it repeats modules that occur again
         for conv_name, norm_name in pairs:
-            _bake_norm(module, conv_name, norm_name)
+            if places[id(module.get_submodule(conv_name))] == 1:  # each place may have a norm of its own
+                _bake_norm(module, conv_name, norm_name)
     _bake_winograd(fused)
     return fused
 

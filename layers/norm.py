@@ -48,18 +48,18 @@ def norm_constructor(name: str) -> Callable[..., nn.Module]:
     return NORMS[name]
 
 
-def resolve_norm(norm: str | Norm | None, weights: str | None, freeze: int, eps: float) -> Norm:
+def resolve_norm(norm: str | Norm | None, weights: str | None, freeze: int, eps: float | None = None) -> Norm:
     """Return the norm constructor for a backbone's arguments.
 
     Args:
         norm: a name, a callable, or None for "frozen" with weights and "batch" without.
         weights: where pretrained weights come from; None for random weights.
         freeze: number of parts that stay fixed.
-        eps: epsilon of a norm that is given by name.
+        eps: epsilon of a norm that is given by name; None for 1e-5.
 
     Raises:
-        InputError: the name is unknown, or random layers would be fixed. A network of frozen random layers does not
-            learn (torchvision issue 2164).
+        InputError: the name is unknown, a callable gets an epsilon, or random layers would be fixed. A network of
+            frozen random layers does not learn (torchvision issue 2164).
     """
     if norm is None:
         norm = "frozen" if weights else "batch"
@@ -68,9 +68,11 @@ def resolve_norm(norm: str | Norm | None, weights: str | None, freeze: int, eps:
         raise InputError(
             f"{setting} without weights would fix random layers; give weights, or norm='batch' and freeze=0"
         )
-    if callable(norm):
-        return norm
-    return partial(norm_constructor(norm), eps=eps)
+    if not callable(norm):
+        return partial(norm_constructor(norm), eps=1e-5 if eps is None else eps)
+    if eps is not None:
+        raise InputError(f"norm_eps={eps:g} needs a norm given by name; a callable norm sets its epsilon itself")
+    return norm
 
 
 def convert_norm(module: nn.Module, to: str) -> nn.Module:
@@ -95,8 +97,7 @@ def convert_norm(module: nn.Module, to: str) -> nn.Module:
         mean = module.running_mean
         assert mean is not None, "a norm without running statistics cannot be converted"
         new = NORMS[to](len(mean), eps=module.eps).to(mean)
-        expected = new.state_dict()
-        new.load_state_dict({key: value for key, value in module.state_dict().items() if key in expected}, strict=False)
+        new.load_state_dict(module.state_dict(), strict=False)  # frozen norms do not count batches
         new.momentum = vars(module).get("momentum", 0.1)
         return new.requires_grad_(all(p.requires_grad for p in module.parameters())).train(module.training)
     for name, child in module.named_children():

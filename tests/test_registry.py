@@ -19,6 +19,7 @@ from detbackbones import (
     build_backbone,
     build_detector,
     build_neck,
+    describe,
     list_backbones,
     list_detectors,
     list_necks,
@@ -112,6 +113,12 @@ def test_parts_of_detectors():
         (lambda: build(ROI_HEADS, "standard", feature_specs=SPECS), ("standard", "'num_classes'")),
         (lambda: build_detector("mask_rcn"), ("'mask_rcn'", "did you mean mask_rcnn")),
         (lambda: build_detector("mask_rcnn", bakbone="resnet18"), ("'bakbone'", "did you mean backbone")),
+        (lambda: build_backbone(None), ("backbone must be a name", "got None")),
+        (lambda: build_backbone(nn.Identity), ("backbone must be a name", "Identity")),
+        (lambda: build_neck(["fpn"], SPECS), ("neck must be a name", "['fpn']")),
+        (lambda: build_backbone(nn.Identity(), norm="group"), ("built Identity", "norm")),
+        (lambda: build_detector(nn.Identity(), num_classes=3), ("built Identity", "num_classes")),
+        (lambda: describe(build_backbone("resnet18", out_features=("c1",)), norm="group"), ("built ResNet", "norm")),
     ],
 )
 def test_errors_name_the_culprit_and_the_nearest_word(build_part, words):

@@ -23,9 +23,9 @@ peak" is the share of the rate of a matrix product on this machine. detectron2 a
 them.
 """
 
+import functools
 import importlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from detbackbones.engine.schema import validate
-from detbackbones.errors import InputError, did_you_mean
+from detbackbones.errors import InputError, check_known
 from detbackbones.tools.cli import one_name, run_command
 
 
@@ -61,8 +61,7 @@ def bench(names: Sequence[str], pairs: dict[str, Any]) -> None:
             raise
         raise InputError("benchmarks come with the repository only; run this in a clone of it") from None
     name = one_name(names, "benchmark")
-    if name not in benchmarks.BENCHMARKS:
-        raise InputError(f"unknown benchmark {name!r}; {did_you_mean(name, benchmarks.BENCHMARKS)}")
+    check_known("benchmark", benchmarks.BENCHMARKS, name)
     out = pairs.pop("out", None)
     settings = validate(benchmarks.Settings, pairs)
     console = Console()
@@ -74,10 +73,8 @@ def bench(names: Sequence[str], pairs: dict[str, Any]) -> None:
         Path(out).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; return the exit status."""
-    return run_command(bench, __doc__, words)
+main = functools.partial(run_command, bench, __doc__)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -7,7 +7,6 @@ Arguments are those of the backbone; `imports` names modules that register backb
 """
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,4 +25,4 @@ main = functools.partial(run_command, describe_backbone, __doc__)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -9,29 +9,25 @@ bad input.
 """
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from detbackbones.backbones.describe import describe
 from detbackbones.backbones.verify import TOLERANCE, verify_dilation
 from detbackbones.errors import InputError
-from detbackbones.registry import import_modules
-from detbackbones.tools.cli import one_name, run_command
+from detbackbones.tools.cli import run_command
+from detbackbones.tools.describe import describe_backbone
 
 
 def verify(names: Sequence[str], arguments: dict[str, Any]) -> int:
     """Print a backbone's description and the difference per level; return 0 if all are within TOLERANCE, else 1."""
-    name = one_name(names, "backbone")
-    import_modules(arguments.pop("imports", ()))
     size = arguments.pop("size", (97, 130))
     if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
         raise InputError(f"size must be (height,width) in pixels, got {size!r}")
+    describe_backbone(names, arguments)  # takes `imports` out of the arguments
     torch.manual_seed(0)
-    print(describe(name, **arguments))
-    errors = verify_dilation(name, (size[0], size[1]), **arguments)
+    errors = verify_dilation(names[0], (size[0], size[1]), **arguments)
     print(f"\nmax|dilated - undilated| / max|undilated|, {size[0]} x {size[1]} image, float32, random norm statistics:")
     for level, error in errors.items():
         print(f"  {level}  {error:.1e}  {'exact' if error <= TOLERANCE else 'not exact'}")
@@ -42,4 +38,4 @@ main = functools.partial(run_command, verify, __doc__)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -159,5 +159,12 @@ def test_a_popped_stage_stays_frozen(c4_form):
 
 def test_only_the_deepest_stage_can_be_popped(c4_form):
     _, backbone, _ = c4_form
-    with input_error("c4", "'c5'"):
+    with input_error("must be the backbone's deepest, c4", "'c5'"):
         backbone.pop_stage("c5")
+
+
+def test_logits_need_the_stage_that_was_popped():
+    backbone = build_backbone("resnet18", num_classes=3)
+    backbone.pop_stage("c5")
+    with input_error("logits", "deepest stage"):
+        backbone.logits(torch.randn(1, 3, 64, 64))

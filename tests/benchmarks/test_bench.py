@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detbackbones.benchmarks import data, measure, networks
-from detbackbones.benchmarks.settings import Settings
+from detbackbones.benchmarks.networks import Settings
 from detbackbones.errors import RunError
 from detbackbones.tools.bench import main
 
@@ -137,7 +137,7 @@ def test_the_matrix_product_is_bounded_by_time(first_seconds, num_sizes, monkeyp
     """One product may take 0.05 s; a side of 1.5 times takes 3.4 times as long, here exactly."""
     times = []
 
-    def time_run(run, device):
+    def time_run(run):
         times.append(first_seconds * 1.5 ** (3 * (len(times) // 3)))
         return times[-1]
 

@@ -168,6 +168,14 @@ def test_subclasses_that_do_more_stay():
         assert torch.equal(fuse_for_inference(model)(x), model(x))
 
 
+def test_a_convolution_in_two_places_keeps_the_norm_of_each():
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    model = randomise(nn.Sequential(conv, nn.BatchNorm2d(8), conv, nn.BatchNorm2d(8), nn.Sequential(conv))).eval()
+    x = torch.randn(1, 8, 12, 12)
+    with torch.no_grad():
+        assert relative_error(fuse_for_inference(model)(x), model(x)) <= 1e-5
+
+
 def test_the_last_convolution_of_a_deep_stem_is_fused():
     """The network runs it together with the norm behind the stem."""
     backbone = randomise(ResNet(BasicBlock, (1, 1), (256, 256), stem="deep")).eval()

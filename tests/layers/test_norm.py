@@ -63,7 +63,7 @@ def test_norm_layer_gives_the_keys_of_torchvision():
 
 @pytest.mark.parametrize("weights,norm_type", [("some.pth", FrozenBatchNorm2d), (None, nn.BatchNorm2d)])
 def test_the_default_norm_follows_the_weights(weights, norm_type):
-    assert type(resolve_norm(None, weights, freeze=0, eps=1e-5)(8)) is norm_type
+    assert type(resolve_norm(None, weights, freeze=0)(8)) is norm_type
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,13 @@ def test_the_default_norm_follows_the_weights(weights, norm_type):
 )
 def test_bad_norm(norm, freeze, words):
     with input_error(*words):
-        resolve_norm(norm, weights=None, freeze=freeze, eps=1e-5)
+        resolve_norm(norm, weights=None, freeze=freeze)
+
+
+@pytest.mark.parametrize("argument", ["norm", "norm_layer"])
+def test_an_epsilon_for_a_callable_norm_is_an_error(argument):
+    with input_error("norm_eps=0.001", "by name"):
+        build_backbone("resnet18", norm_eps=1e-3, **{argument: nn.BatchNorm2d})
 
 
 @pytest.fixture(scope="module")
