@@ -129,7 +129,7 @@ class Detector(nn.Module):
         Args:
             images: see `forward`.
             targets: one per image: "boxes" N x 4 xyxy in pixels of the image, "labels" N int64, and "masks" N x H x W
-                bool if the detector has masks; N may be 0.
+                bool, or `MaskCrops` of N masks, if the detector has masks; N may be 0.
 
         Raises:
             ValueError: targets do not fit the images or the classes.

@@ -6,12 +6,15 @@ A proposal is a box of the RPN, an RoI a proposal that is sampled or scored; log
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
 from ..errors import InputError
+from ..layers.mask_crops import project_masks
 from ..layers.norm import norm_constructor
 from ..registry import ROI_HEADS
 from ..specs import FeatureSpec
@@ -28,7 +31,9 @@ class Float32MaskPredictor(Float32Outputs, MaskRCNNPredictor):
 
 
 class BoxRoIHeads(RoIHeads):
-    """torchvision's RoIHeads with the defaults of Faster R-CNN.
+    """torchvision's RoIHeads with the defaults of Faster R-CNN, and losses that never make all masks dense.
+
+    A subclass defines `predict_boxes`, and `predict_masks` if it has masks, for the losses.
 
     Args:
         box_roi_pool, box_head, box_predictor: see torchvision's RoIHeads.
@@ -67,6 +72,71 @@ class BoxRoIHeads(RoIHeads):
             nms_thresh=nms_thresh,
             detections_per_img=detections_per_img,
         )
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Any]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Return (detections, {}) in evaluation mode and ([], losses) in training mode, as torchvision's RoIHeads."""
+        if not self.training:
+            return super().forward(features, proposals, image_shapes)
+        if targets is None:
+            raise ValueError("targets are required in training mode")
+        rois, matched_indices, labels, regression_targets = self.select_training_samples(proposals, targets)
+        roi_features, logits, deltas = self.predict_boxes(features, rois, image_shapes)
+        loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression_targets)
+        losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+        if self.has_mask():
+            foreground = [image_labels > 0 for image_labels in labels]
+            boxes = [image_boxes[keep] for image_boxes, keep in zip(rois, foreground)]
+            losses["loss_mask"] = mask_loss(
+                self.predict_masks(features, boxes, image_shapes, roi_features[torch.cat(foreground)]),
+                boxes,
+                targets,
+                [indices[keep] for indices, keep in zip(matched_indices, foreground)],
+            )
+        return [], losses
+
+    def predict_boxes(
+        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a head makes of each RoI, for `predict_masks`; class logits; and box deltas."""
+        raise NotImplementedError
+
+    def predict_masks(
+        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]], roi_features: Tensor
+    ) -> Tensor:
+        """Return mask logits K x classes x M x M of RoIs, for which `predict_boxes` returned `roi_features`."""
+        raise NotImplementedError
+
+
+def mask_loss(
+    logits: Tensor, rois: list[Tensor], targets: list[dict[str, Any]], matched_indices: list[Tensor]
+) -> Tensor:
+    """Return the mean cross-entropy of the masks of each RoI's class (arXiv:1703.06870, section 3).
+
+    It is torchvision's `maskrcnn_loss`.
+
+    Args:
+        logits: K x classes x M x M.
+        rois: per image K_i x 4 xyxy in pixels.
+        targets: per image "labels" N, and "masks" N x H x W or `MaskCrops`.
+        matched_indices: per image K_i, the object of each RoI.
+    """
+    labels = torch.cat([target["labels"][indices] for target, indices in zip(targets, matched_indices)])
+    if not len(labels):
+        return logits.sum() * 0
+    resolution = logits.shape[-1]
+    masks = [
+        project_masks(target["masks"], boxes, indices, resolution)
+        for target, boxes, indices in zip(targets, rois, matched_indices)
+    ]
+    return F.binary_cross_entropy_with_logits(
+        logits[torch.arange(len(labels), device=labels.device), labels], torch.cat(masks)
+    )
 
 
 @ROI_HEADS.register_module(name="standard")
@@ -130,3 +200,14 @@ class StandardRoIHeads(BoxRoIHeads):
             self.mask_roi_pool = RoIPooler(feature_specs, mask_pool_size, sampling_ratio, aligned)
             self.mask_head = MaskRCNNHeads(channels, list(mask_channels), dilation=1, norm_layer=norm_layer)
             self.mask_predictor = Float32MaskPredictor(mask_channels[-1], mask_dim, num_classes + 1)
+
+    def predict_boxes(
+        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        roi_features = self.box_head(self.box_roi_pool(features, rois, image_shapes))
+        return roi_features, *self.box_predictor(roi_features)
+
+    def predict_masks(
+        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]], roi_features: Tensor
+    ) -> Tensor:
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, rois, image_shapes)))

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+from torchvision.models.detection.roi_heads import maskrcnn_inference
 
 from ..backbones.blocks import Stage
 from ..errors import InputError
@@ -69,14 +68,12 @@ class StageRoIHeads(BoxRoIHeads):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
+        targets: list[dict[str, Any]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Return (detections, {}) in evaluation mode and ([], losses) in training mode, as torchvision's RoIHeads."""
-        if not self.training:
-            return self._detections(features, proposals, image_shapes), {}
-        if targets is None:
-            raise ValueError("targets are required in training mode")
-        return [], self._losses(features, proposals, image_shapes, targets)
+        if self.training:
+            return super().forward(features, proposals, image_shapes, targets)
+        return self._detections(features, proposals, image_shapes), {}
 
     def _run_stage(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -84,34 +81,21 @@ class StageRoIHeads(BoxRoIHeads):
         """Return the stage's output of every box: K x C x S x S."""
         return self.stage(self.box_roi_pool(features, boxes, image_shapes))
 
-    def _losses(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        rois, matched_indices, labels, regression_targets = self.select_training_samples(proposals, targets)
+    def predict_boxes(
+        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         roi_features = self._run_stage(features, rois, image_shapes)
-        logits, deltas = self.box_predictor(roi_features.mean(dim=(2, 3)))
-        loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression_targets)
-        losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
-        if self.has_mask():
-            foreground = [image_labels > 0 for image_labels in labels]
-            losses["loss_mask"] = maskrcnn_loss(
-                self.mask_predictor(roi_features[torch.cat(foreground)]),
-                [boxes[keep] for boxes, keep in zip(rois, foreground)],
-                [target["masks"] for target in targets],
-                [target["labels"] for target in targets],
-                [indices[keep] for indices, keep in zip(matched_indices, foreground)],
-            )
-        return losses
+        return roi_features, *self.box_predictor(roi_features.mean(dim=(2, 3)))
+
+    def predict_masks(
+        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]], roi_features: Tensor
+    ) -> Tensor:
+        return self.mask_predictor(roi_features)
 
     def _detections(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        roi_features = self._run_stage(features, proposals, image_shapes)
-        logits, deltas = self.box_predictor(roi_features.mean(dim=(2, 3)))
+        roi_features, logits, deltas = self.predict_boxes(features, proposals, image_shapes)
         del roi_features  # not kept while the stage runs again for the masks
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         detections = [dict(boxes=b, scores=s, labels=c) for b, s, c in zip(boxes, scores, labels)]
