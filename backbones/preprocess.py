@@ -10,7 +10,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Preprocess(nn.Module):
-    """Compute `(image - mean) / std` of RGB images.
+    """Compute `(image - mean) / std` per channel.
 
     Args:
         mean, std: one value per channel, for images in [0, 1]. They describe the weights, but are not part of the state
@@ -52,9 +52,12 @@ class Preprocess(nn.Module):
 
         Raises:
             TypeError: the dtype is another one.
+            ValueError: the number of channels is another one.
         """
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
+        if images.shape[-3] != self.channels:  # one channel would be broadcast
+            raise ValueError(f"images must have {self.channels} channel(s), got {images.shape[-3]}")
         max_value = 255 if images.dtype == torch.uint8 else 1
         mean, std = self.mean * max_value, self.std * max_value
         if images.stride(-3) == 1:

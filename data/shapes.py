@@ -6,7 +6,6 @@ sizes, images without objects. Every byte follows from the seed.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import astuple, dataclass
@@ -18,7 +17,8 @@ from contourpy import contour_generator
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .annotations import decode_counts
+from .cache import cache_folder
+from .segmentations import decode_counts
 from .shapes_drawing import DrawnObject, draw_image, signed_area
 
 VERSION = 3  # bump it when the drawing changes; it is part of the cache folder's name
@@ -51,8 +51,7 @@ def ensure_shapes(spec: ShapesSpec | None = None, cache: Path | None = None) -> 
         cache: parent folder of generated datasets. Default: $DETBACKBONES_CACHE, or `detbackbones` in the user's cache.
     """
     spec = spec or ShapesSpec()
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    cache = cache or Path(os.environ.get("DETBACKBONES_CACHE", user_cache / "detbackbones"))
+    cache = cache or cache_folder()
     folder = cache / "-".join(["shapes", *map(str, astuple(spec)), f"v{VERSION}"])
     if folder.is_dir():
         return folder

@@ -1,38 +1,25 @@
-"""Read images; resize images and masks."""
-
-from pathlib import Path
+"""Resize images and masks."""
 
 import numpy as np
 import torch
-from PIL import Image
 from pycocotools import mask as coco_mask
-from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-
-def read_rgb(path: Path) -> Tensor:
-    """Read an image with Pillow. torchvision's own decoder is not faster, and is deprecated since torchvision 0.29.
-
-    Returns:
-        3 x H x W uint8 RGB, in memory H x W x 3: Pillow's order, in which the resize is fastest.
-
-    Raises:
-        OSError, SyntaxError, ValueError: from Pillow, if the file does not decode.
-    """
-    with Image.open(path) as file:
-        return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+MAX_ASPECT_RATIO = 10
 
 
 def resized_shape(height: int, width: int, short_side: int | None, long_side: int | None) -> tuple[int, int]:
-    """Return height and width with the short side at `short_side`, or smaller if the long side would pass `long_side`.
+    """Return height and width with the short side at `short_side`, or smaller if the long side would pass its limit.
 
-    None for `short_side` keeps the size; None for `long_side` sets no limit.
+    Args:
+        height, width: size of the image.
+        short_side: length of the shorter side; None keeps the size.
+        long_side: limit of the longer side. None: ten times `short_side`, so that a narrow strip stays small.
     """
     if short_side is None:
         return height, width
-    scale = short_side / min(height, width)
-    if long_side is not None:
-        scale = min(scale, long_side / max(height, width))
+    limit = MAX_ASPECT_RATIO * short_side if long_side is None else long_side
+    scale = min(short_side / min(height, width), limit / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,30 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """A cache folder of the tests' own: headers of their temporary images do not belong in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("DETBACKBONES_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def coco_tiny() -> Path:
     """Folder with real COCO images and annotations in COCO's own layout."""
     folder = Path(os.environ.get("COCO_TINY", ROOT.parent / "shared" / "coco-tiny"))
     if not folder.is_dir():
         pytest.skip(f"no real COCO images: {folder} does not exist and COCO_TINY does not name a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """Folder with real microscope images and annotations in Pascal VOC's layout."""
+    folder = Path(os.environ.get("BCCD", ROOT.parent / "shared" / "bccd"))
+    if not folder.is_dir():
+        pytest.skip(f"no real VOC dataset: {folder} does not exist and BCCD does not name a folder")
     return folder
 
 

@@ -23,6 +23,12 @@ def test_other_types_are_an_error():
         Preprocess()(random_image().long())
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_another_number_of_channels_is_an_error(channels):
+    with pytest.raises(ValueError, match=rf"must have 3 channel\(s\), got {channels}"):
+        Preprocess()(random_image(channels))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])
 def test_other_numbers_of_channels(channels):
     preprocess = Preprocess.for_channels(channels)

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools.coco import COCO
 
 from detbackbones.data.annotations import read_annotations
-from detbackbones.data.transforms import object_mask, read_rgb, resized_shape
+from detbackbones.data.transforms import object_mask, resized_shape
 
 SQUARE = [[10, 5, 30, 5, 30, 15, 10, 15]]
 
@@ -18,19 +17,12 @@ SQUARE = [[10, 5, 30, 5, 30, 15, 10, 15]]
         ((640, 480), None, None, (640, 480)),
         ((5000, 40), 800, 1333, (1333, 11)),
         ((5000, 1), 8, 100, (100, 1)),
+        ((1, 4000), 800, None, (2, 8000)),
+        ((100, 999), 800, None, (800, 7992)),
     ],
 )
 def test_resized_shape(size, short_side, long_side, expected):
     assert resized_shape(*size, short_side, long_side) == expected
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_every_image_is_read_as_rgb(tmp_path, mode):
-    pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).convert(mode)
-    image.save(tmp_path / "a.png")
-    expected = np.array(image.convert("RGB")).transpose(2, 0, 1)
-    assert np.array_equal(read_rgb(tmp_path / "a.png").numpy(), expected)
 
 
 def test_masks_equal_pycocotools_on_real_images(coco_tiny):
