@@ -26,3 +26,10 @@ def check_known(what: str, known: Iterable[str], *words: Any) -> None:
     for word in words:
         if word not in known:
             raise InputError(f"unknown {what} {word!r}; {did_you_mean(str(word), known)}")
+
+
+def shorten(text: Any, length: int = 80) -> str:
+    """Return a value for a message: on one line, control characters escaped, the middle of a long one left out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+    half = (length - 3) // 2
+    return line if len(line) <= length else f"{line[:half]}...{line[-half:]}"

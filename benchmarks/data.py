@@ -1,5 +1,6 @@
 """Benchmarks of data. A function builds one contender and returns (run, comparable), see measure.py."""
 
+import io
 import subprocess
 import sys
 from collections import deque
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -17,6 +19,7 @@ from ..data.annotations import read_annotations
 from ..data.coco import CocoDataset
 from ..errors import InputError
 from ..evaluation.coco import CocoEvaluator
+from ..evaluation.tables import coco_table
 from ..registry import build_detector
 from .networks import RunAndOutput, Settings
 
@@ -29,7 +32,10 @@ IMPORTS = {
 
 
 def evaluation(name: str, settings: Settings) -> RunAndOutput:
-    """COCO's metrics of detections in memory, most of them near an object; pycocotools as backend of our evaluator."""
+    """COCO's metrics from a detector's tensors to the printed table, most detections near an object.
+
+    pycocotools is the backend of our evaluator.
+    """
     random = np.random.default_rng(0)
     boxes = random.uniform([0, 0, 5, 5], [340, 180, 300, 300], (NUM_IMAGES, NUM_OBJECTS, 4))  # x, y, width, height
     labels = random.integers(1, NUM_CLASSES + 1, (NUM_IMAGES, NUM_OBJECTS))
@@ -42,16 +48,25 @@ def evaluation(name: str, settings: Settings) -> RunAndOutput:
             for i, (box, label) in enumerate(objects)
         ],
     }
-    evaluator = CocoEvaluator(content, ("bbox",), "hotcoco" if name == "detbackbones" else name)
+    outputs = {}
     for image_id, (image_boxes, image_labels) in enumerate(zip(boxes, labels), 1):
         near = random.integers(NUM_OBJECTS, size=NUM_DETECTIONS)
         detected = image_boxes[near] + random.normal(0, 6, (NUM_DETECTIONS, 4))
         detected[:, 2:] = detected[:, :2] + detected[:, 2:].clip(1)
         guess = random.integers(1, NUM_CLASSES + 1, NUM_DETECTIONS)
         detected_labels = np.where(random.random(NUM_DETECTIONS) < 0.6, image_labels[near], guess)
-        scores = random.random(NUM_DETECTIONS)
-        evaluator.add(image_id, dict(boxes=detected, scores=scores, labels=detected_labels))
-    return evaluator.compute, dict
+        output = dict(boxes=detected, scores=random.random(NUM_DETECTIONS), labels=detected_labels)
+        outputs[image_id] = {key: torch.from_numpy(value) for key, value in output.items()}
+
+    def run() -> dict[str, float]:
+        evaluator = CocoEvaluator(content, ("bbox",), "hotcoco" if name == "detbackbones" else name)
+        for image_id, output in outputs.items():
+            evaluator.add(image_id, output)
+        metrics = evaluator.compute()
+        Console(file=io.StringIO()).print(coco_table(metrics))
+        return metrics
+
+    return run, dict
 
 
 def loader(name: str, settings: Settings) -> RunAndOutput:

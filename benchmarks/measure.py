@@ -132,7 +132,7 @@ def build_and_compare(
         try:
             run, comparable = benchmark.build(name, settings)
         except (ImportError, NotImplementedError) as error:
-            console.print(f"without {name}: {error}", style="yellow")
+            console.print(f"without {name}: {error}", style="yellow", markup=False)
             continue
         with FlopCounterMode(display=False) as counter:
             output = comparable(run())

@@ -1,49 +1,55 @@
-"""Read and check a COCO `instances` file; an error is one line that names the file and the entry."""
+"""Read a dataset's annotations and check all of it before anything is built.
 
-import json
+The checks look at values: ids, sizes, boxes, segmentations and image files. All problems of a file are reported in one
+message; what is plain is corrected, and counted.
+"""
+
 import math
-import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from ..errors import InputError, shorten
+from .coco_json import read_coco
+from .formats import read_source, recognise_format
+from .image_entries import clean_images
+from .image_files import suggest_path
+from .objects import AREA_DERIVED, clean_object, is_normalised, looks_like_corners
+from .problems import Report
+from .segmentations import whole_number
 
-from ..errors import InputError, did_you_mean
-
-REQUIRED_KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "images": {"id": int, "file_name": str, "width": int, "height": int},
-    "annotations": {"id": int, "image_id": int, "category_id": int, "area": (int, float)},
-    "categories": {"id": int},
-}
-BOX_TOLERANCE_PX = 1.0  # how far a box may reach out of its image: COCO's own coordinates are rounded that far
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+Id = int | str
+COCO_FORMATS = ("coco", "lvis")
 
 
 @dataclass
 class Annotations:
-    """One annotation file.
+    """The checked annotations of one split.
 
     Attributes:
-        path: the file.
+        path: the annotation file, or the folder of its annotations.
         image_dir: folder of its images.
-        content: the parsed JSON without dropped annotations, as `CocoEvaluator` takes it.
-        category_ids: COCO ids in ascending order; a label is an index into them.
+        content: images, annotations and categories in COCO's form, as `CocoEvaluator` takes it. Unusable annotations
+            are left out.
+        category_ids: ids in ascending order; a label is an index into them.
         names: names of the categories, in the same order.
-        objects: image id -> its usable annotations, crowd regions included.
-        dropped: number of unusable annotations that were left out (only with `drop_bad_objects`).
+        objects: image id -> its annotations, crowd regions included.
+        incomplete: ids of images from which an unusable annotation was left out.
+        unreadable: image id -> why its file cannot be read.
+        report: what was left out and repaired.
     """
 
     path: Path
     image_dir: Path
     content: dict
-    category_ids: list[int]
+    category_ids: list[Id]
     names: list[str]
-    objects: dict[int, list[dict]] = field(repr=False)
-    dropped: int = 0
+    objects: dict[Id, list[dict]] = field(repr=False)
+    incomplete: set[Id] = field(repr=False)
+    unreadable: dict[Id, str] = field(repr=False)
+    report: Report = field(repr=False)
 
     @property
     def images(self) -> list[dict]:
@@ -52,174 +58,179 @@ class Annotations:
 
 
 def read_annotations(
-    path: Path, image_dir: Path, masks: bool = True, drop_bad_objects: bool = False, check_images: bool = True
+    path: Path,
+    image_dir: Path | None,
+    *,
+    format: str | None = None,
+    split: str = "train",
+    masks: bool | None = True,
+    drop_bad_objects: bool = False,
+    skip_unreadable: bool = False,
+    check_images: bool = True,
+    channels: int | None = None,
+    max_pixels: float = math.inf,
 ) -> Annotations:
-    """Read and check an annotation file, and check that its images lie in `image_dir`.
+    """Read and check the annotations of a split, and its images.
 
     Args:
-        path: a JSON file with the sections "images", "annotations" and "categories".
-        image_dir: folder of the images.
-        masks: whether every annotation needs a segmentation.
-        drop_bad_objects: leave out annotations with an unusable box or segmentation and count them, instead of raising
-            an error. COCO's own train2017 has a few.
-        check_images: also check that every image is readable.
+        path: a COCO file, or what `data.formats` describes for other formats.
+        image_dir: folder of the images; None: where the format has it.
+        format: "coco", "voc", "yolo", "cvat" or "lvis"; None: recognised.
+        split: "train" or "val", for formats whose path holds several splits.
+        masks: whether every annotation needs a segmentation; None: if at least one has it.
+        drop_bad_objects: leave out unusable annotations and count them. COCO's own train2017 has a few.
+        skip_unreadable: allow images that are missing, unreadable or of another size than annotated. They still count
+            in an evaluation.
+        check_images: look at the image files.
+        channels: number of channels that the images must give; None: any.
+        max_pixels: largest number of pixels of an image.
 
     Raises:
-        InputError: the file or folder does not exist or is not a COCO file; an entry lacks a key; two entries of a
-            section have one id; an image is missing or unreadable; an annotation belongs to no listed image or
-            category; or its box or segmentation is unusable, see `box_problem` and `segmentation_problem`.
+        InputError: a file or folder does not exist or has another form; ids are missing, doubled or unknown; or an
+            annotation or image is unusable, and its key does not leave it out.
     """
-    content = _read_json(path)
-    if not image_dir.is_dir():
-        raise InputError(f"image folder {image_dir} does not exist{suggest_path(image_dir)}")
-    _check_images(path, image_dir, content["images"], decode=check_images)
-    categories = {entry["id"]: str(entry.get("name", entry["id"])) for entry in content["categories"]}
-    ids = sorted(categories)
-    annotations = Annotations(path, image_dir, content, ids, [categories[i] for i in ids], objects=defaultdict(list))
-    images = {image["id"]: image for image in content["images"]}
+    path = Path(path)
+    format = format or recognise_format(path)
+    if format in COCO_FORMATS:
+        content = read_coco(path)
+    else:
+        content, image_dir = read_source(path, image_dir, format, split)
+    if check_images and (image_dir is None or not image_dir.is_dir()):
+        hint = "; set image_dir" if image_dir is None else suggest_path(image_dir)
+        raise InputError(f"image folder {shorten(image_dir)} does not exist{hint}")
+    report = Report(path)
+    for section in ("images", "categories", "annotations"):
+        _clean_ids(content[section], section, report)
+    for position, entry in enumerate(content["images"]):
+        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+            name = f"images[{position}]"
+            report.add(name, f"file_name must be text: {shorten(entry.get('file_name'))}")
+            entry["file_name"] = name
+    report.raise_problems(allowed=set())
+    folder = image_dir if check_images else None
+    unreadable = clean_images(content["images"], folder, report, channels, max_pixels)
+    names = _category_names(content["categories"], report)
+    if masks is None:
+        masks = any(entry.get("segmentation") for entry in content["annotations"])
+    incomplete = _clean_objects(content, names, masks, report)
+    if format not in COCO_FORMATS:
+        del report.repairs[AREA_DERIVED]  # these formats have no areas
+    remedies = {"drop_bad_objects": drop_bad_objects, "skip_unreadable": skip_unreadable}
+    report.raise_problems(allowed={key for key, is_set in remedies.items() if is_set})
+    objects = defaultdict(list)
     for entry in content["annotations"]:
-        entry_name = f"{path}: annotation {entry['id']}"
-        if entry["image_id"] not in images:
-            raise InputError(f"{entry_name}: image_id {entry['image_id']} is not in 'images'")
-        if entry["category_id"] not in categories:
-            known = ", ".join(map(str, ids))
-            raise InputError(f"{entry_name}: category_id {entry['category_id']} is not in 'categories'; known: {known}")
-        image = images[entry["image_id"]]
-        problem = box_problem(entry.get("bbox"), image)
-        if masks and problem is None:
-            problem = segmentation_problem(entry.get("segmentation"), image)
-        if problem is None:
-            annotations.objects[entry["image_id"]].append(entry)
-        elif drop_bad_objects:
-            annotations.dropped += 1
+        objects[entry["image_id"]].append(entry)
+    if not objects:
+        report.repairs["images, but not one annotation to train on or to score against"] += len(content["images"])
+    ids = sorted(names, key=lambda value: (isinstance(value, str), value))
+    return Annotations(
+        path=path,
+        image_dir=image_dir or Path(),
+        content=content,
+        category_ids=ids,
+        names=[names[value] for value in ids],
+        objects=dict(objects),
+        incomplete=incomplete,
+        unreadable=unreadable,
+        report=report,
+    )
+
+
+def _clean_ids(entries: list[dict], section: str, report: Report) -> None:
+    """Make ids whole numbers or text, and number annotations without ids. Doubled ids are a problem."""
+    counts: Counter[Id] = Counter()
+    unnumbered = []
+    for position, entry in enumerate(entries):
+        value = entry.get("id")
+        if type(value) is float:
+            value = entry["id"] = whole_number(value) if whole_number(value) is not None else value
+        if type(value) in (int, str):
+            counts[value] += 1  # type: ignore[index]
+        elif value is None and section == "annotations":
+            unnumbered.append(entry)
         else:
-            raise InputError(f"{entry_name} (image {image['id']}): {problem}; drop_bad_objects=true leaves it out")
-    if annotations.dropped:
-        content["annotations"] = [entry for image_id in images for entry in annotations.objects.get(image_id, ())]
-    return annotations
-
-
-def box_problem(bbox: Any, image: Mapping) -> str | None:
-    """Return what makes a COCO box [x, y, width, height] unusable in this image, or None.
-
-    It must be finite, have an area, and reach out of the image by at most a pixel.
-    """
-    try:
-        x, y, width, height = map(float, bbox)
-    except (TypeError, ValueError):
-        return f"bbox must be [x, y, width, height], got {bbox}"
-    if not all(math.isfinite(value) for value in (x, y, width, height)):
-        return f"bbox {bbox} is not finite"
-    if width <= 0 or height <= 0:
-        return f"bbox {bbox} has no area"
-    overhang = max(-x, -y, x + width - image["width"], y + height - image["height"])
-    if overhang > BOX_TOLERANCE_PX:
-        return f"bbox {bbox} leaves the {image['width']}x{image['height']} image by {overhang:.1f} px"
-    return None
-
-
-def segmentation_problem(segmentation: Any, image: Mapping) -> str | None:
-    """Return what makes a segmentation unusable as a mask of this image, or None.
-
-    It must be a list of polygons, one of them with three points, or an RLE that fills the image exactly: pycocotools
-    does not return from scoring a shorter one, and hotcoco scores it without a warning.
-    """
-    if segmentation is None:
-        return "segmentation is missing"
-    if isinstance(segmentation, list):
-        if not all(isinstance(p, list) and len(p) % 2 == 0 and set(map(type, p)) <= {int, float} for p in segmentation):
-            return "segmentation must be a list of polygons [x1, y1, x2, y2, ...]"
-        return None if any(len(polygon) >= 6 for polygon in segmentation) else "segmentation has no polygon of 3 points"
-    if not isinstance(segmentation, Mapping) or not {"counts", "size"} <= segmentation.keys():
-        return "segmentation must be polygons or an RLE with counts and size"
-    height, width = image["height"], image["width"]
-    if segmentation["size"] != [height, width]:
-        return f"segmentation is an RLE of size {segmentation['size']}, but its image has {[height, width]}"
-    counts = segmentation["counts"]
-    counts = decode_counts(counts) if isinstance(counts, str) else counts
-    if isinstance(counts, list) and set(map(type, counts)) == {int} and min(counts) >= 0:
-        if sum(counts) == height * width:
-            return None
-    return f"segmentation's RLE counts do not add up to {height} x {width} pixels"
-
-
-def decode_counts(text: str) -> list[int]:
-    """Return the run lengths of COCO's compressed RLE, as `rleFrString` of cocoapi reads them.
-
-    A number is a sequence of 5-bit groups, the least significant first; all but the last have bit 5 set. From the
-    fourth on it is the difference to the number two places before.
-    """
-    counts: list[int] = []
-    for token in re.findall("[P-o]*[0-O]", text):
-        groups = [(ord(character) - 48) & 31 for character in token]
-        value = sum(group << (5 * place) for place, group in enumerate(groups))
-        if groups[-1] & 16:  # negative
-            value -= 1 << (5 * len(groups))
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-    return counts
-
-
-def unreadable_reason(path: Path) -> str | None:
-    """Return why an image file does not decode, or None if it does.
-
-    A file with the start and end markers of JPEG counts as readable without decoding it, so that checking COCO's
-    118,287 images only opens them.
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(2)
-            file.seek(-min(2, os.path.getsize(path)), os.SEEK_END)
-            if start == JPEG_START and file.read() == JPEG_END:
-                return None
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        return str(error).replace(f" {str(path)!r}", "")
-    return None
-
-
-def suggest_path(path: Path) -> str:
-    """Return the end of an error message on a missing path: the nearest names in its folder."""
-    if not path.parent.is_dir():
-        return f"; its folder {path.parent} does not exist either"
-    return _suggest(path.name, os.listdir(path.parent)) or f"; see {path.parent}"
-
-
-def _suggest(name: str, names: Collection[str]) -> str:
-    """Return "; did you mean ...?" for `name` among `names`, or "" if the hint is too long."""
-    hint = did_you_mean(name, sorted(names)[:2000]) if names else "the folder is empty"
-    return f"; {hint}" if len(hint) < 200 else ""
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise InputError(f"annotation file {path} does not exist{suggest_path(path)}")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"annotation file {path} is not JSON: {error}") from None
-    for section, kinds in REQUIRED_KEYS.items():
-        if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise InputError(f"annotation file {path} has no list {section!r}; expected {', '.join(REQUIRED_KEYS)}")
-        for position, entry in enumerate(content[section]):
-            for key, kind in kinds.items():
-                if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                    expected = f"{key} must be {'text' if kind is str else 'a number'}"
-                    raise InputError(f"annotation file {path}: {section}[{position}]: {expected}, got {entry!r:.200}")
-        for value, count in Counter(entry["id"] for entry in content[section]).most_common(1):
+            report.add(f"{section}[{position}]", f"id must be a whole number or text: {shorten(value)}")
+    if len(counts) + len(unnumbered) < len(entries):
+        for value, count in counts.items():
             if count > 1:
-                raise InputError(f"annotation file {path}: {count} entries of {section!r} have the id {value}")
-        if not content[section] and section != "annotations":
-            raise InputError(f"annotation file {path}: section {section!r} is empty")
-    return content
+                report.add(f"{count} entries of {section!r}", f"they have one id: {shorten(value)}")
+    if unnumbered:
+        last = max((value for value in counts if isinstance(value, int)), default=0)
+        for number, entry in enumerate(unnumbered, last + 1):
+            entry["id"] = number
+        report.repairs["annotations without an id were numbered"] += len(unnumbered)
 
 
-def _check_images(path: Path, image_dir: Path, images: list[dict], decode: bool) -> None:
-    names = set(os.listdir(image_dir))
-    for image in images:
-        name = image["file_name"]
-        if name not in names and not (image_dir / name).is_file():
-            raise InputError(f"{path} names image {name!r}, which is not in {image_dir}{_suggest(name, names)}")
-        reason = unreadable_reason(image_dir / name) if decode else None
-        if reason:
-            raise InputError(f"image {image_dir / name} is unreadable ({reason}); skip_unreadable=true leaves it out")
+def _category_names(categories: list[dict], report: Report) -> dict[Id, str]:
+    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            report.repairs[f"categories have the same name {shorten(name)!r}; they stay different classes"] += count
+    return names
+
+
+def _clean_objects(content: dict, names: Mapping[Id, str], masks: bool, report: Report) -> set[Id]:
+    """Check the annotations, leave out the unusable ones, and return the ids of the images that had such."""
+    images = {image["id"]: image for image in content["images"]}
+    incomplete, usable = set(), []
+    for entry in content["annotations"]:
+        image = _look_up(images, entry, "image_id")
+        category = _look_up(names, entry, "category_id")
+        if image is not None and category is not None and image["width"] and image["height"]:
+            usable.append(entry)
+        elif image is None:
+            report.add(_name(entry), f"image_id is not in 'images': {shorten(entry.get('image_id'))}")
+        elif category is None:
+            known = shorten(", ".join(map(str, sorted(names, key=str))))
+            report.add(
+                _name(entry), f"category_id is not in 'categories': {shorten(entry.get('category_id'))}; known: {known}"
+            )
+    _check_meaning_of_boxes(usable, images, report)
+    content["annotations"] = []
+    for entry in usable:
+        image = images[entry["image_id"]]
+        try:
+            clean_object(entry, image["height"], image["width"], masks, report.repairs)
+            content["annotations"].append(entry)
+        except (ValueError, OverflowError) as error:
+            incomplete.add(entry["image_id"])
+            report.add(f"{_name(entry)} (image {shorten(image['id'])})", str(error), "drop_bad_objects")
+    content["images"] = [image for image in content["images"] if image["width"] and image["height"]]
+    return incomplete
+
+
+def _look_up(known: Mapping[Id, Any], entry: dict, key: str) -> Any:
+    """Return what an id of an entry stands for, None if it is unknown; it may be 3.0 or "3" where the other is 3."""
+    value = entry.get(key)
+    if type(value) is int and value in known:
+        return known[value]
+    spellings: list[Any] = [value, whole_number(value)] if type(value) in (float, str) else []
+    if isinstance(value, str) and value.isdecimal():
+        spellings.append(int(value))
+    if type(value) is int:
+        spellings.append(str(value))
+    for spelling in spellings:
+        if type(spelling) in (int, str) and spelling in known:
+            entry[key] = spelling
+            return known[spelling]
+    return None
+
+
+def _check_meaning_of_boxes(entries: list[dict], images: Mapping[Id, dict], report: Report) -> None:
+    """Raise InputError if most boxes are normalised, or have corners instead of a size."""
+    boxes = [entry.get("bbox") for entry in entries]
+    normalised = [box for box in boxes if is_normalised(box)]
+    corners = [
+        entry["bbox"]
+        for entry, image in ((entry, images[entry["image_id"]]) for entry in entries)
+        if looks_like_corners(entry.get("bbox"), image["height"], image["width"])
+    ]
+    advice = "expected [x, y, width, height] in pixels; convert them"
+    for suspects, looks in ((normalised, "normalised to 0..1"), (corners, "[x1, y1, x2, y2]")):
+        if 2 * len(suspects) > len(boxes):
+            number = f"{len(suspects)} of {len(boxes)}"
+            raise InputError(f"{report.path}: {number} boxes look {looks}, such as {suspects[0]}; {advice}")
+
+
+def _name(entry: dict) -> str:
+    return str(entry.get("source", f"annotation {shorten(entry['id'], 40)}"))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from .annotations import Annotations, unreadable_reason
-from .transforms import object_mask, read_rgb, resized_shape
+from ..layers.mask_crops import MaskCrops
+from .annotations import Annotations, Id
+from .images import Range, read_image
+from .transforms import object_mask, resized_shape
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,24 @@ class CocoDataset(Dataset):
 
         "boxes"     N x 4 float32, xyxy in pixels of the resized image
         "labels"    N int64, 0 .. classes - 1
-        "masks"     N x H x W bool (only with `masks`)
+        "masks"     MaskCrops (only with `masks`)
         "image_id"  the image's id in the annotation file
         "size"      (height, width) of the image on disk
 
     Args:
         annotations: a checked annotation file.
-        training: leave out images without a usable object, leave crowd regions out of the targets, flip at random.
+        training: leave out unreadable images and those whose only objects are crowd regions or unusable, leave crowd
+            regions out of the targets, flip at random.
         short_side, long_side: see `resized_shape`; one of several short sides is drawn per item. None keeps the size.
         masks: add masks to the targets.
         flip: probability of a horizontal flip in training.
+        keep_empty: train on images without any annotation, as background.
+        channels, image_range: see `read_image`.
+
+    Attributes:
+        category_ids: label -> id of the category in the annotation file.
+        names: label -> name.
+        statistics: "image_mean" and "image_std" that a model normalises the images with, if they are known.
     """
 
     def __init__(
@@ -51,26 +62,49 @@ class CocoDataset(Dataset):
         long_side: int | None = None,
         masks: bool = True,
         flip: float = 0.5,
+        keep_empty: bool = True,
+        channels: int = 3,
+        image_range: Range | None = None,
     ):
         self.annotations = annotations
         self.training = training
         self.short_sides = list(short_side) if isinstance(short_side, Sequence) else [short_side]
         self.long_side, self.masks = long_side, masks
         self.flip = flip if training else 0.0
-        self.labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
-        self.images = [image for image in annotations.images if not training or self._objects(image["id"])]
+        self.channels, self.image_range = channels, image_range
+        self.statistics: dict[str, Any] | None = None
+        self.category_ids, self.names = annotations.category_ids, annotations.names
+        self.images = [
+            image for image in annotations.images if not training or self._is_usable(image["id"], keep_empty)
+        ]
+
+    @property
+    def num_empty(self) -> int:
+        """Number of images without an object."""
+        return sum(not self._objects(image["id"]) for image in self.images)
+
+    def reorder_classes(self, names: Sequence[str]) -> None:
+        """Give the classes the labels 0, 1, ... in the order of `names`, which are those of the dataset."""
+        ids = dict(zip(self.names, self.category_ids, strict=True))
+        self.names, self.category_ids = list(names), [ids[name] for name in names]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def read(self, index: int) -> Tensor:
+        """Read an image in its size on disk, see `read_image`."""
+        info = self.images[index]
+        path = self.annotations.image_dir / info["file_name"]
+        return read_image(path, self.channels, self.image_range, info.get("exif_orientation", 1))
 
     def __getitem__(self, item: tuple[int, int | Sequence[int]]) -> tuple[Tensor, dict] | Unreadable:
         index, seed = item
         info = self.images[index]
         path = self.annotations.image_dir / info["file_name"]
         try:
-            image = read_rgb(path)
-        except (OSError, SyntaxError, ValueError) as error:
-            return Unreadable(path, unreadable_reason(path) or str(error))
+            image = self.read(index)
+        except ValueError as error:
+            return Unreadable(path, str(error))
         original = (image.shape[-2], image.shape[-1])
         if original != (info["height"], info["width"]):
             reason = f"{original[1]}x{original[0]}, but annotated as {info['width']}x{info['height']}"
@@ -80,20 +114,26 @@ class CocoDataset(Dataset):
         height, width = resized_shape(*original, short_side, self.long_side)
         if (height, width) != original:
             image = TF.resize(image, [height, width], antialias=True)
-        target = self._target(info["id"], height, width, original)
-        if random.random() < self.flip:
+        flipped = random.random() < self.flip
+        target = self._target(info["id"], height, width, original, flipped)
+        if flipped:
             image = image.flip(-1)
             target["boxes"][:, [0, 2]] = width - target["boxes"][:, [2, 0]]
-            if self.masks:
-                target["masks"] = target["masks"].flip(-1)
         return image, target
 
-    def _objects(self, image_id: int) -> list[dict]:
+    def _is_usable(self, image_id: Id, keep_empty: bool) -> bool:
+        if image_id in self.annotations.unreadable:
+            return False
+        is_empty = image_id not in self.annotations.objects and image_id not in self.annotations.incomplete
+        return bool(self._objects(image_id)) or (keep_empty and is_empty)
+
+    def _objects(self, image_id: Id) -> list[dict]:
         objects = self.annotations.objects.get(image_id, [])
         return [entry for entry in objects if not entry.get("iscrowd", 0)] if self.training else objects
 
-    def _target(self, image_id: int, height: int, width: int, original: tuple[int, int]) -> dict:
+    def _target(self, image_id: Id, height: int, width: int, original: tuple[int, int], flipped: bool) -> dict:
         objects = self._objects(image_id)
+        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         boxes = torch.tensor([entry["bbox"] for entry in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes *= torch.tensor([width / original[1], height / original[0]] * 2)
@@ -101,14 +141,14 @@ class CocoDataset(Dataset):
         boxes[:, 1::2].clamp_(0, height)
         keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)  # drop boxes that clipping left without area
         objects = [entry for entry, kept in zip(objects, keep.tolist(), strict=True) if kept]
-        target = {
+        target: dict[str, Any] = {
             "boxes": boxes[keep],
-            "labels": torch.tensor([self.labels[entry["category_id"]] for entry in objects], dtype=torch.int64),
+            "labels": torch.tensor([labels[entry["category_id"]] for entry in objects], dtype=torch.int64),
             "image_id": image_id,
             "size": original,
         }
         if self.masks:
-            masks = [object_mask(entry.get("segmentation", []), height, width, original) for entry in objects]
-            stacked = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
-            target["masks"] = torch.from_numpy(stacked).bool()
+            shape = (height, width)
+            masks = (object_mask(entry.get("segmentation", []), *shape, original) for entry in objects)
+            target["masks"] = MaskCrops.pack((mask[:, ::-1] if flipped else mask for mask in masks), shape)
         return target

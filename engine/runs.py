@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 from ..data.loader import worker_count
-from ..errors import InputError
+from ..errors import InputError, shorten
 from .checkpoint import load_weights, read_checkpoint
 from .config import TrainConfig, save_config
+from .console import plain_console
 from .evaluate import evaluate, progress_bars
-from .task import Task, build_task
+from .task import Split, Task, build_task
 from .trainer import Trainer
 
 RUNS = Path("runs")
@@ -37,7 +39,7 @@ def run(config: TrainConfig, name: str = "run", console: Console | None = None) 
         InputError: An input cannot be used. All input is checked before anything is written.
         RunError: The loss is not finite.
     """
-    return (evaluate_checkpoint if config.eval_only else train)(config, name, console or Console())
+    return (evaluate_checkpoint if config.eval_only else train)(config, name, console or plain_console())
 
 
 def train(config: TrainConfig, name: str, console: Console) -> dict[str, float]:
@@ -45,22 +47,22 @@ def train(config: TrainConfig, name: str, console: Console) -> dict[str, float]:
     folder = resolve_work_dir(config, name)
     state = read_checkpoint(folder) if config.resume else None
     task = build_task(config)
-    training, validation = task.open_split("train"), task.open_split("val")
-    metadata = task.metadata(training)
-    _check_metadata(task.metadata(validation), metadata, "the validation data")
+    training, validation = _open_splits(task)
     if state is not None:
-        _check_metadata(state["metadata"], metadata, f"the checkpoint in {folder}")
+        task.adopt_metadata(training, state["metadata"], "the training data")
         saved = state["config"]["optimizer"]["type"]
         if saved != config.optimizer["type"]:
             raise InputError(f"optimizer.type must stay {saved} to resume {folder}, got {config.optimizer['type']}")
+    metadata = task.metadata(training)
+    task.adopt_metadata(validation, metadata, "the validation data")
     torch.manual_seed(config.seed)
     model = _initial_model(task, metadata, state, console)
     trainer = Trainer(task, model, training, validation, folder, console, state)
     create_work_dir(folder, config)
     save_config(config, folder / "config.py")
-    console.print(f"{name}: {len(training)} training and {len(validation)} validation items -> {folder}")
+    console.print(Text(f"{name}: {len(training)} training and {len(validation)} validation items -> {folder}"))
     metrics = trainer.fit()
-    _report(task, metrics, trainer.unwrapped_model, validation, trainer.skipped, folder, console)
+    _report(task, metrics, trainer.evaluator, trainer.unwrapped_model, validation, trainer.skipped, folder, console)
     return metrics
 
 
@@ -70,7 +72,7 @@ def evaluate_checkpoint(config: TrainConfig, name: str, console: Console) -> dic
     config = config.model_copy(update={"model": state["config"]["model"]})
     task = build_task(config)
     validation = task.open_split("val")
-    _check_metadata(task.metadata(validation), state["metadata"], "the validation data")
+    task.adopt_metadata(validation, state["metadata"], "the validation data")
     model = task.build_model(state["metadata"], load_weights=False)
     load_weights(model, state["model"], str(config.checkpoint))
     folder = resolve_work_dir(config, f"{name}-eval")
@@ -78,9 +80,9 @@ def evaluate_checkpoint(config: TrainConfig, name: str, console: Console) -> dic
     workers = worker_count(config.workers, device, processes=1)
     skipped: set[str] = set()
     with progress_bars(console) as progress:
-        metrics = evaluate(task, model.to(device), validation, device, workers, skipped, progress)
+        metrics, evaluator = evaluate(task, model.to(device), validation, device, workers, skipped, progress)
     create_work_dir(folder, config)
-    _report(task, metrics, model, validation, skipped, folder, console)
+    _report(task, metrics, evaluator, model, validation, skipped, folder, console)
     return metrics
 
 
@@ -117,10 +119,18 @@ def saved_run(path: str) -> tuple[dict[str, Any], str]:
     return read_checkpoint(path)["config"], resolved.name if resolved.is_dir() else resolved.parent.name
 
 
-def _check_metadata(metadata: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
-    for key, value in expected.items():
-        if metadata.get(key) != value:
-            raise InputError(f"{where} has {key} {str(metadata.get(key)):.80}, expected {str(value):.80}")
+def _open_splits(task: Task) -> tuple[Any, Any]:
+    """Open both splits; one error names the problems of both."""
+    datasets, problems = [], []
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        try:
+            datasets.append(task.open_split(split))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError(" | ".join(dict.fromkeys(problems)))  # both splits may have the same, such as a missing folder
+    return datasets[0], datasets[1]
 
 
 def _initial_model(
@@ -134,23 +144,27 @@ def _initial_model(
     elif init_from is not None:
         new_keys = ", ".join(task.start_from(model, init_from, metadata))
         new_parts = f"; new, because the number of classes differs: {new_keys}" if new_keys else ""
-        console.print(f"started from {init_from}{new_parts}")
+        console.print(Text(f"started from {init_from}{new_parts}"))
     return model
 
 
 def _report(
     task: Task,
     metrics: Mapping[str, float],
+    evaluator: Any,
     model: nn.Module,
     validation: Any,
     skipped: set[str],
     folder: Path,
     console: Console,
 ) -> None:
-    """Print the metrics and what was skipped; write `metrics.json` and the pictures of the task."""
+    """Print the metrics and what was skipped; write `metrics.json`, the results and the pictures of the task."""
     if skipped:
-        console.print(f"skipped {len(skipped)} item(s), first: {min(skipped)}")
+        console.print(Text(f"skipped {len(skipped)} item(s), first: {shorten(min(skipped), 200)}"))
     console.print(task.metrics_table(metrics))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    details = task.save_results(evaluator, folder, is_last=True)
+    if details is not None:
+        console.print(details)
     task.save_pictures(model, validation, folder, next(model.parameters()).device)
-    console.print(f"results in {folder}")
+    console.print(Text(f"results in {folder}"))

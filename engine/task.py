@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError, shorten
 from ..registry import TASKS, lookup
 from ..weights.sources import read_file
 from .checkpoint import find_checkpoint, fine_tune
@@ -77,10 +78,20 @@ class Task(Protocol):
     def metadata(self, dataset: Any) -> dict[str, Any]:
         """Return what the model must know about the data, such as class names, as numbers, text, lists and dicts.
 
-        It is saved in checkpoints. Training, validation, resuming and evaluation must agree on it, or the engine raises
-        InputError.
+        It is saved in checkpoints. Training, validation, resuming and evaluation must agree on it, see
+        `adopt_metadata`.
         """
         return {}
+
+    def adopt_metadata(self, dataset: Any, metadata: Mapping[str, Any], where: str) -> None:
+        """Make a dataset mean what `metadata` of the training data or of a checkpoint means, such as its labels.
+
+        The default compares them. Raises InputError if they do not agree; `where` names the dataset.
+        """
+        present = self.metadata(dataset)
+        for key, value in metadata.items():
+            if present.get(key) != value:
+                raise InputError(f"{where} has {key} {shorten(present.get(key))}, expected {shorten(value)}")
 
     def start_from(self, model: nn.Module, path: str, metadata: Mapping[str, Any]) -> list[str]:
         """Load weights of another run, or another state dict; return the keys that keep their random values."""
@@ -112,6 +123,12 @@ class Task(Protocol):
     def metrics_table(self, metrics: Mapping[str, float]) -> Any:
         """Return text or a rich table of the metrics for the terminal."""
         return "\n".join(f"{name}  {value:.4f}" for name, value in metrics.items())
+
+    def save_results(self, evaluator: Any, folder: Path, is_last: bool) -> Any:
+        """Write the predictions of an evaluation into the folder of a run, after the last one also their details.
+
+        Returns text or a rich table for the terminal, or None.
+        """
 
     def save_pictures(self, model: nn.Module, dataset: Any, folder: Path, device: torch.device) -> None:
         """Write pictures of predictions into the folder of a run."""

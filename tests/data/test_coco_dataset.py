@@ -4,8 +4,14 @@ from detbackbones.data.annotations import read_annotations
 from detbackbones.data.coco import CocoDataset, Unreadable
 
 
+def training_item(annotations, **options):
+    """Return image and target of the image with objects, the masks as a dense tensor."""
+    image, target = CocoDataset(annotations, training=True, keep_empty=False, **{"flip": 0.0} | options)[0, 0]
+    return image, target | {"masks": target["masks"].dense()}
+
+
 def test_a_training_item_has_image_boxes_labels_and_masks(write_coco):
-    image, target = CocoDataset(read_annotations(*write_coco()), training=True, flip=0.0)[0, 0]
+    image, target = training_item(read_annotations(*write_coco()))
     assert image.shape == (3, 40, 60)
     assert image.dtype == torch.uint8
     assert target["boxes"].tolist() == [[10, 5, 30, 15]]
@@ -16,18 +22,51 @@ def test_a_training_item_has_image_boxes_labels_and_masks(write_coco):
     assert target["size"] == (40, 60)
 
 
-def test_training_leaves_out_crowds_and_images_without_objects(write_coco):
+def image_ids(annotations, **options):
+    return [image["id"] for image in CocoDataset(annotations, **options).images]
+
+
+def test_training_leaves_out_crowds(write_coco):
     annotations = read_annotations(*write_coco())
-    training, evaluation = CocoDataset(annotations, training=True), CocoDataset(annotations, training=False)
-    assert [image["id"] for image in training.images] == [9]
-    assert [image["id"] for image in evaluation.images] == [5, 9]
-    assert len(training[0, 0][1]["labels"]) == 1
-    assert len(evaluation[1, 0][1]["labels"]) == 2
-    assert evaluation[0, 0][1]["masks"].shape == (0, 40, 60)
+    assert len(CocoDataset(annotations, training=True)[1, 0][1]["labels"]) == 1
+    assert len(CocoDataset(annotations, training=False)[1, 0][1]["labels"]) == 2
+
+
+def test_training_keeps_images_without_annotations_if_asked(write_coco):
+    annotations = read_annotations(*write_coco())
+    assert image_ids(annotations, training=True) == [5, 9]
+    assert image_ids(annotations, training=True, keep_empty=False) == [9]
+    assert image_ids(annotations, training=False, keep_empty=False) == [5, 9]
+
+
+def test_an_empty_item_has_no_boxes_and_no_masks(write_coco):
+    _, target = CocoDataset(read_annotations(*write_coco()), training=True)[0, 0]
+    assert target["boxes"].shape == (0, 4)
+    assert len(target["masks"]) == 0
+
+
+def test_an_image_with_crowds_alone_is_not_background(write_coco):
+    annotations = read_annotations(*write_coco(lambda content: content["annotations"].pop(0)))
+    assert image_ids(annotations, training=True) == [5]
+
+
+def test_an_image_whose_objects_are_unusable_is_not_background(write_coco):
+    def change(content):
+        content["annotations"] = [content["annotations"][0] | {"bbox": [1, 1, 0, 0]}]
+
+    annotations = read_annotations(*write_coco(change), drop_bad_objects=True)
+    assert image_ids(annotations, training=True) == [5]
+
+
+def test_reordered_classes_keep_their_names(write_coco):
+    dataset = CocoDataset(read_annotations(*write_coco()), training=True)
+    dataset.reorder_classes(["dog", "cat"])
+    assert dataset.category_ids == [30, 4]
+    assert dataset[1, 0][1]["labels"].tolist() == [0]
 
 
 def test_resizing_scales_boxes_and_masks(write_coco):
-    image, target = CocoDataset(read_annotations(*write_coco()), training=True, short_side=80, flip=0.0)[0, 0]
+    image, target = training_item(read_annotations(*write_coco()), short_side=80)
     assert image.shape == (3, 80, 120)
     assert target["boxes"].tolist() == [[20, 10, 60, 30]]
     assert target["masks"].sum() == 800
@@ -36,15 +75,16 @@ def test_resizing_scales_boxes_and_masks(write_coco):
 
 def test_a_flip_mirrors_image_boxes_and_masks(write_coco):
     annotations = read_annotations(*write_coco())
-    image, target = CocoDataset(annotations, training=True, short_side=80, flip=0.0)[0, 0]
-    flipped, mirrored = CocoDataset(annotations, training=True, short_side=80, flip=1.0)[0, 0]
+    image, target = training_item(annotations, short_side=80)
+    flipped, mirrored = training_item(annotations, short_side=80, flip=1.0)
     assert torch.equal(flipped.flip(-1), image)
     assert mirrored["boxes"].tolist() == [[60, 10, 100, 30]]
     assert torch.equal(mirrored["masks"].flip(-1), target["masks"])
 
 
 def test_the_seed_decides_size_and_flip(write_coco):
-    dataset = CocoDataset(read_annotations(*write_coco()), training=True, short_side=(20, 30, 40))
+    annotations = read_annotations(*write_coco())
+    dataset = CocoDataset(annotations, training=True, short_side=(20, 30, 40), keep_empty=False)
     items = [dataset[0, seed] for seed in range(40)]
     assert {image.shape[-2] for image, _ in items} == {20, 30, 40}
     assert len({(image.shape[-2], round(target["boxes"][0, 0].item())) for image, target in items}) == 6
@@ -62,7 +102,7 @@ def test_boxes_are_clipped_and_dropped_without_area(write_coco):
         content["annotations"][0]["bbox"] = [45, 5, 16, 10]
         content["annotations"].append(outside)
 
-    _, target = CocoDataset(read_annotations(*write_coco(change)), training=True, flip=0.0)[0, 0]
+    _, target = training_item(read_annotations(*write_coco(change)))
     assert target["boxes"].tolist() == [[45, 5, 60, 15]]
     assert len(target["masks"]) == len(target["labels"]) == 1
 
@@ -71,14 +111,14 @@ def test_a_truncated_image_is_unreadable(write_coco):
     path, folder = write_coco()
     content = (folder / "b.jpg").read_bytes()
     (folder / "b.jpg").write_bytes(content[: len(content) // 2])
-    item = CocoDataset(read_annotations(path, folder, check_images=False), training=True)[0, 0]
+    item = CocoDataset(read_annotations(path, folder, check_images=False), training=True)[1, 0]
     assert isinstance(item, Unreadable)
     assert item.path == folder / "b.jpg"
     assert "truncated" in item.reason
 
 
 def test_an_image_of_another_size_than_annotated_is_unreadable(write_coco):
-    files = write_coco(lambda content: content["images"][1].update(width=600, height=400))
-    item = CocoDataset(read_annotations(*files, masks=False), training=True)[0, 0]
+    files = write_coco(lambda content: content["images"][0].update(width=600, height=400))
+    item = CocoDataset(read_annotations(*files, check_images=False), training=True)[0, 0]
     assert "60x40" in item.reason
     assert "600x400" in item.reason

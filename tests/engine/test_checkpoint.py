@@ -61,5 +61,5 @@ def test_fine_tuning_a_detector_from_another_number_of_classes(shapes, here, cap
     assert two["roi_heads.box_predictor.cls_score.weight"].shape[0] == 3
     assert torch.equal(two["backbone.conv1.weight"], five["backbone.conv1.weight"])
     evaluation = {"eval_only": True, "checkpoint": "five", "val.ann_file": "two.json"}
-    with pytest.raises(InputError, match=r"category_ids \[2, 7\], expected \[2, 7, 13, 44, 90\]"):
+    with pytest.raises(InputError, match="two.json.*missing: cross, star, triangle"):
         run(load_config(DEFAULT_CONFIG, {**settings, **evaluation}))

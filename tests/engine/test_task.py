@@ -51,8 +51,9 @@ class PixelClassifier(nn.Module):
 
 def label_map(target: dict) -> torch.Tensor:
     """Label + 1 of the last object on each pixel, 0 for the background."""
-    labels = torch.zeros(target["masks"].shape[1:], dtype=torch.long, device=target["masks"].device)
-    for mask, label in zip(target["masks"], target["labels"], strict=True):
+    masks = target["masks"].dense()
+    labels = torch.zeros(masks.shape[1:], dtype=torch.long, device=masks.device)
+    for mask, label in zip(masks, target["labels"], strict=True):
         labels[mask] = label + 1
     return labels
 

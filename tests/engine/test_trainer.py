@@ -81,7 +81,7 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped(train, shapes, here, ca
     assert not (here / "runs").exists()
     train(max_iters=12, data_root="data", skip_unreadable=True)
     printed = capsys.readouterr().out
-    assert "skipped 1 item(s)" in printed
+    assert "left out 1 image(s)" in printed
     assert "train_001003.jpg" in printed.replace("\n", "")
 
 
@@ -89,7 +89,7 @@ def test_no_readable_image_at_all(train, shapes, here):
     shutil.copytree(shapes, here / "data")
     for path in (here / "data/images").glob("train_*.jpg"):
         path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(InputError, match="no training item can be read.*train_"):
+    with pytest.raises(InputError, match="no image with a usable object.*12 x unreadable.*train_"):
         train(max_iters=1, data_root="data", skip_unreadable=True)
 
 

@@ -6,3 +6,4 @@ val = dict(ann_file="annotations/instances_val2017.json", image_dir="val2017")
 short_side = 800
 long_side = 1333
 drop_bad_objects = True  # train2017 holds a few boxes without area
+keep_empty = False  # the published results were trained without images that have no object

@@ -1,0 +1,131 @@
+"""Check the segmentations of COCO annotations and results: polygons, and run-length encodings (RLE)."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import shorten
+
+NUMBERS = {int, float}
+MIN_NUMBERS = 6  # of a polygon: three points
+
+
+def clean_segmentation(segmentation: Any, height: int, width: int) -> list | dict:
+    """Return a segmentation in COCO's own spelling; it is the argument itself if that is spelled so already.
+
+    Polygons of one or two points are left out if there are others; points as pairs [[x, y], ...] and one polygon
+    without the outer list are rewritten; whole numbers in an RLE may be written as 5.0.
+
+    Args:
+        segmentation: polygons [[x1, y1, x2, y2, ...], ...] in pixels, or an RLE {"size": [height, width], "counts"}.
+        height, width: size of the image.
+
+    Raises:
+        ValueError: it is not finite; it lies further outside than one side of the image; or it is an RLE that does not
+            fill the image exactly: pycocotools does not return from scoring a shorter one, and hotcoco scores it
+            without a warning.
+    """
+    if segmentation is None:
+        raise ValueError("segmentation is missing")
+    if isinstance(segmentation, list):
+        return _clean_polygons(segmentation, height, width)
+    if not isinstance(segmentation, Mapping) or not {"counts", "size"} <= segmentation.keys():
+        raise ValueError(f"segmentation must be polygons or an RLE with counts and size: {shorten(segmentation)}")
+    return _clean_rle(segmentation, height, width)
+
+
+def decode_counts(text: str) -> list[int]:
+    """Return the run lengths of COCO's compressed RLE, as `rleFrString` of cocoapi reads them.
+
+    A number is a sequence of 5-bit groups, the least significant first; all but the last have bit 5 set. From the
+    fourth on it is the difference to the number two places before.
+
+    Raises:
+        ValueError: a character does not belong to an RLE, or the last number is incomplete.
+    """
+    tokens = re.findall("[P-o]*[0-O]", text)
+    if sum(map(len, tokens)) != len(text):
+        raise ValueError(f"segmentation's RLE counts are cut off or not text of COCO's form: {shorten(text, 40)}")
+    counts: list[int] = []
+    for token in tokens:
+        groups = [(ord(character) - 48) & 31 for character in token]
+        value = sum(group << (5 * place) for place, group in enumerate(groups))
+        if groups[-1] & 16:  # negative
+            value -= 1 << (5 * len(groups))
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
+
+
+def whole_number(value: Any) -> int | None:
+    """Return an int, or a float without a fraction, as int; None for anything else, also for a bool."""
+    if type(value) is int:
+        return value
+    return int(value) if type(value) is float and value.is_integer() else None
+
+
+def _clean_polygons(segmentation: list, height: int, width: int) -> list:
+    polygons = segmentation
+    if segmentation and type(segmentation[0]) in NUMBERS:
+        polygons = [segmentation]
+    elif len(segmentation) > 2 and all(_is_point(point) for point in segmentation):
+        polygons = [_flatten(segmentation)]
+    elif any(isinstance(polygon, list) and polygon and isinstance(polygon[0], list) for polygon in segmentation):
+        polygons = [_flatten(polygon) for polygon in segmentation]
+    for polygon in polygons:
+        _check_polygon(polygon, height, width)
+    usable = [polygon for polygon in polygons if len(polygon) >= MIN_NUMBERS]
+    if not usable:
+        raise ValueError("segmentation has no polygon of 3 points")
+    return segmentation if len(usable) == len(segmentation) and polygons is segmentation else usable
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2 and set(map(type, point)) <= NUMBERS
+
+
+def _flatten(points: Any) -> list:
+    if not isinstance(points, list) or not all(_is_point(point) for point in points):
+        raise ValueError(f"segmentation must be a list of polygons [x1, y1, x2, y2, ...]: {shorten(points)}")
+    return [value for point in points for value in point]
+
+
+def _check_polygon(polygon: Any, height: int, width: int) -> None:
+    if not isinstance(polygon, list) or len(polygon) % 2 or not set(map(type, polygon)) <= NUMBERS:
+        raise ValueError(f"segmentation must be a list of polygons [x1, y1, x2, y2, ...]: {shorten(polygon)}")
+    for values, side in ((polygon[0::2], width), (polygon[1::2], height)):
+        if values and not (-side <= min(values) and max(values) <= 2 * side):  # also if one of them is NaN
+            outlier = max(values, key=lambda value: abs(value) if value == value else math.inf)
+            kind = "lies outside" if math.isfinite(outlier) else "is not finite"
+            raise ValueError(f"segmentation {kind}: {shorten(outlier)} in an image of {width}x{height}")
+    if not math.isfinite(sum(polygon)):
+        raise ValueError("segmentation is not finite: it has NaN")
+
+
+def _clean_rle(rle: Mapping, height: int, width: int) -> dict:
+    size = _whole_numbers(rle["size"])
+    if size != [height, width]:
+        raise ValueError(f"segmentation's RLE has another size: {shorten(rle['size'])}, its image {[height, width]}")
+    counts = rle["counts"]
+    if isinstance(counts, str):
+        if counts.startswith(("b'", 'b"')):
+            raise ValueError(f"segmentation's RLE counts are printed bytes (write counts.decode()): {counts[:20]}...")
+        runs: Sequence[int] | None = decode_counts(counts)
+    else:
+        runs = counts = _whole_numbers(counts)
+    if runs is None or min(runs, default=0) < 0 or sum(runs) != height * width:
+        total = "" if runs is None else f", they give {shorten(sum(runs))}"
+        raise ValueError(f"segmentation's RLE counts do not add up to the image: {height} x {width} pixels{total}")
+    if size == rle["size"] and counts is rle["counts"]:
+        return rle  # type: ignore[return-value]
+    return {**rle, "size": size, "counts": counts}
+
+
+def _whole_numbers(values: Any) -> list[int] | None:
+    """Return a list of whole numbers as ints, the list itself if it has ints only; None for anything else."""
+    if not isinstance(values, list):
+        return None
+    if set(map(type, values)) <= {int}:
+        return values
+    numbers = [whole_number(value) for value in values]
+    return None if None in numbers else numbers  # type: ignore[return-value]

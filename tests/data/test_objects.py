@@ -1,0 +1,92 @@
+from collections import Counter
+
+import pytest
+
+from detbackbones.data.objects import clean_box, clean_object, looks_like_corners
+
+SQUARE = [[10, 5, 30, 5, 30, 15, 10, 15]]
+
+
+def cleaned(masks=True, **values):
+    """Return an annotation of a 60 x 40 image after cleaning, and what was repaired."""
+    entry = {"bbox": [10, 5, 20, 10], "area": 200, "iscrowd": 0, "segmentation": SQUARE} | values
+    repairs = Counter()
+    clean_object(entry, 40, 60, masks, repairs)
+    return entry, sum(repairs.values())
+
+
+def test_a_proper_object_is_left_as_it_is():
+    assert cleaned() == ({"bbox": [10, 5, 20, 10], "area": 200, "iscrowd": 0, "segmentation": SQUARE}, 0)
+
+
+@pytest.mark.parametrize("value", [None, "", "0", "false", "no", 0.0, False, "0.0", " 0 "])
+def test_spellings_of_no_crowd(value):
+    entry, repairs = cleaned(iscrowd=value)
+    assert (entry["iscrowd"], type(entry["iscrowd"]), repairs) == (0, int, 1)
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True", "yes", 1.0, True])
+def test_spellings_of_a_crowd(value):
+    assert cleaned(iscrowd=value)[0]["iscrowd"] == 1
+
+
+@pytest.mark.parametrize("value", [2, "crowd", -1, [], {}, 0.5])
+def test_other_crowd_flags_are_errors(value):
+    with pytest.raises(ValueError, match="iscrowd"):
+        cleaned(iscrowd=value)
+
+
+@pytest.mark.parametrize("area", [None, "200", -1, float("nan"), float("inf"), True])
+def test_the_area_is_that_of_the_mask(area):
+    entry, repairs = cleaned(area=area, bbox=[10, 5, 25, 10])
+    assert (entry["area"], repairs) == (200.0, 1)
+
+
+def test_without_a_mask_the_area_is_that_of_the_box():
+    assert cleaned(masks=False, area=None, segmentation=None)[0]["area"] == 200.0
+
+
+@pytest.mark.parametrize(
+    "box,clipped",
+    [
+        ([-5, 5, 30, 30], [0, 5, 25, 30]),
+        ([50, 30, 30, 30], [50, 30, 10, 10]),
+        ([-30, -20, 120, 80], [0, 0, 60, 40]),
+    ],
+)
+def test_a_box_that_leaves_its_image_is_clipped(box, clipped):
+    assert clean_box(box, 40, 60) == clipped
+
+
+@pytest.mark.parametrize("box", [[-1, 5, 20, 10], [50, 30, 11, 11], [0, 0, 60.9, 40.9], [0.2, 0.3, 1, 1]])
+def test_a_box_may_leave_its_image_by_a_pixel(box):
+    assert clean_box(box, 40, 60) is box
+
+
+@pytest.mark.parametrize(
+    "box,word",
+    [
+        ([10, 5, 0, 10], "no area"),
+        ([10, 5, -4, 10], "no area"),
+        ([10, 5, float("inf"), 10], "finite"),
+        ([float("nan"), 5, 3, 10], "finite"),
+        ([10, 5, 4], "width, height"),
+        (["1", "2", "3", "4"], "numbers"),
+        (None, "numbers"),
+        ("1 2 3 4", "numbers"),
+        ([1, 2, True, 4], "numbers"),
+        ([0.1, 0.2, 0.3, 0.4], "normalised"),
+        ([70, 5, 10, 10], "outside"),
+        ([-50, 5, 10, 10], "outside"),
+        ([10, 5, 200, 10], "too far"),
+        ([2e8, 5, 10, 10], "too far"),
+    ],
+)
+def test_an_unusable_box_is_an_error(box, word):
+    with pytest.raises(ValueError, match=word):
+        clean_box(box, 40, 60)
+
+
+@pytest.mark.parametrize("box,expected", [([30, 20, 55, 38], True), ([30, 20, 10, 10], False), (["a"] * 4, False)])
+def test_boxes_that_may_be_corners(box, expected):
+    assert looks_like_corners(box, 40, 60) is expected
