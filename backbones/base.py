@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..errors import InputError, check_known
 from ..layers import fuse
 from ..specs import FeatureSpec
+from ..weights.sources import read_metadata
 from .preprocess import Preprocess
 
 
@@ -102,6 +103,13 @@ class Backbone(nn.Module):
                 "use backbone.preprocess(images)"
             )
         return images.contiguous(memory_format=torch.channels_last)
+
+    def _take_statistics(self, weights: str) -> None:
+        """Normalise images as the run did that `weights` come from, if it had a mean and std of its own."""
+        metadata = read_metadata(weights)
+        mean, std = metadata.get("image_mean"), metadata.get("image_std")
+        if mean and std and len(mean) == len(std) == self.preprocess.channels:
+            self.preprocess = Preprocess(mean, std)
 
     def freeze(self, count: int) -> "Backbone":
         """Fix the parameters and norm statistics of the first parts; `.train()` does not release them.

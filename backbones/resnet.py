@@ -32,7 +32,7 @@ class ResNet(Backbone):
         block: BasicBlock or Bottleneck.
         layers: number of blocks per stage.
         planes: width per stage before the block's expansion.
-        weights: None, `torchvision:<name>` or the path of a state dict with torchvision's keys.
+        weights: None, `torchvision:<name>`, the path of a state dict with torchvision's keys, or a run of ours.
         out_features: levels to return, of c1 to c5 (default: every stage); stages after the deepest one are not built.
         output_stride: 8, 16 or 32 (default); dilation replaces strides from the deepest stage upwards.
         replace_stride_with_dilation: the same for c3, c4 and c5 one by one; not together with `output_stride`.
@@ -153,6 +153,7 @@ class ResNet(Backbone):
         self.freeze(freeze)
         if weights and load_weights:
             self._load(read_weights(weights, architecture), in_channels, weights)
+            self._take_statistics(weights)
 
     def _find_inexact_reasons(
         self, other_dilations: bool, convention: str, multi_grid: Sequence[int] | None

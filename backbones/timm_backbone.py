@@ -6,7 +6,7 @@ networks. timm is imported inside the functions because most programs never use 
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import log2
 from pathlib import Path
@@ -19,19 +19,27 @@ from ..errors import InputError, check_known
 from ..layers.norm import BATCH_NORMS, resolve_norm
 from ..registry import BACKBONES
 from ..specs import FeatureSpec
-from ..weights.sources import first_line, read_file
+from ..weights.loading import load_state
+from ..weights.sources import first_line, read_backbone_file
 from .base import Backbone, check_levels
 from .preprocess import Preprocess
 from .verify import TOLERANCE, randomise_norms, sampled_error
 
 
-def create_network(model: str, weights: str | None = None, load_weights: bool = True, **arguments: Any) -> Any:
+def create_network(
+    model: str,
+    weights: str | None = None,
+    load_weights: bool = True,
+    state: Mapping[str, Tensor] | None = None,
+    **arguments: Any,
+) -> Any:
     """Build timm's feature network, a module with `feature_info`.
 
     Args:
         model: timm's name of the network.
         weights: None, `timm:<tag>` or the path of a state dict.
         load_weights: False builds for `weights`, with the mean and standard deviation of their images, without them.
+        state: state dict of timm's whole network, read from the path in `weights`.
         arguments: passed on to `timm.create_model`.
 
     Raises:
@@ -47,8 +55,8 @@ def create_network(model: str, weights: str | None = None, load_weights: bool = 
         known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
         check_known(f"timm weights of {model}:", known, tag)
         name, loading = f"{model}.{tag}", {"pretrained": load_weights}
-    elif weights and load_weights:
-        loading = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": read_file(Path(weights))}}
+    elif state is not None:
+        loading = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(state)}}
     try:
         return timm.create_model(name, features_only=True, **loading, **arguments)
     except Exception as error:  # unreachable hub, unsupported argument, mismatched key: report timm's message
@@ -96,7 +104,7 @@ class TimmBackbone(Backbone):
 
     Args:
         model: timm's name of the network.
-        weights: None, `timm:<tag>` (a pretrained tag of this model) or the path of a state dict.
+        weights: None, `timm:<tag>` (a pretrained tag of this model), the path of a state dict, or a run of ours.
         out_features: levels to return; default: c2 to c5, as far as the network has them. Deeper ones are not built.
         output_stride: 8, 16 or 32, if timm's network has it; a warning says by how much it is not exact.
         norm: "frozen" or "batch"; default: frozen with weights, if the network has batch norms.
@@ -133,7 +141,11 @@ class TimmBackbone(Backbone):
         if output_stride is not None:
             self._measure_dilation(model, output_stride)
             arguments["output_stride"] = output_stride
-        self.network: Any = create_network(model, weights, load_weights, **arguments)
+        state = (
+            read_backbone_file(Path(weights)) if weights and load_weights and not weights.startswith("timm:") else None
+        )
+        is_own = state is not None and all(key.startswith("network.") for key in state)  # saved from this class
+        self.network: Any = create_network(model, weights, load_weights, None if is_own else state, **arguments)
         self._is_nhwc = str(getattr(self.network, "output_fmt", "") or "").endswith("NHWC")
         info = self.network.feature_info
         self._stage_specs = tuple(
@@ -149,6 +161,9 @@ class TimmBackbone(Backbone):
             if norm and not any(isinstance(module, BATCH_NORMS) for module in self.network.modules()):
                 raise InputError(f"norm='frozen': timm's {model} does not have a batch norm to freeze")
             self.network = freeze_batch_norm_2d(self.network)
+        if state is not None and is_own:
+            self._load(state, str(weights))
+            self._take_statistics(str(weights))
         self.undilated_kwargs = {"output_stride": None}
         self.freeze(freeze)
 
@@ -169,6 +184,12 @@ class TimmBackbone(Backbone):
                 "from the undilated features",
                 stacklevel=4,
             )
+
+    def _load(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load a state dict of this class without stages that are not built."""
+        children = {".".join(key.split(".")[:2]) for key in state}
+        dropped = [f"{name}." for name in children if name.removeprefix("network.") not in self.network._modules]
+        load_state(self, state, source, drop_prefixes=tuple(dropped))
 
     @property
     def stage_specs(self) -> tuple[FeatureSpec, ...]:

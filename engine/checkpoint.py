@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..weights.checkpoints import REQUIRED_KEYS, find_checkpoint
 from ..weights.sources import unreadable_reason
-
-REQUIRED = ("model", "config", "metadata")
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -21,16 +20,6 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """Return `path`, or `last.pt` in it if it is the folder of a run. Raises InputError if it does not exist."""
-    path = Path(path)
-    path = path / "last.pt" if path.is_dir() else path
-    if not path.is_file():
-        siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.pt")))
-        raise InputError(f"checkpoint {path} does not exist; {path.parent} has {siblings or 'no checkpoint'}")
-    return path
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return a checkpoint: "model", "optimizer", "iteration", "best", "config" and "metadata"."""
     path = find_checkpoint(path)
@@ -38,7 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"checkpoint {path} cannot be read: {unreadable_reason(error)}") from None
-    missing = [key for key in REQUIRED if not isinstance(content, dict) or key not in content]
+    missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise InputError(f"{path} is not a detbackbones checkpoint (missing: {', '.join(missing)})")
     return content

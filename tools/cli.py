@@ -6,13 +6,20 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from detbackbones.errors import InputError, RunError, check_known
+from detbackbones.errors import InputError, RunError, check_known, shorten
 
 HELP = {"-h", "--help"}
 LITERALS = {"none": None, "true": True, "false": False}
+PATH_KEYS = {  # their values stay text, also if they look like a number
+    *("out", "weights", "model.weights", "model.backbone.weights", "init_from", "checkpoint", "work_dir", "data_root"),
+    *("train.ann_file", "train.image_dir", "val.ann_file", "val.image_dir"),
+}
+MAX_MESSAGE = 4000  # characters of an error message
 SUBCOMMANDS = {  # name -> module of this folder, meaning
     "train": ("train_coco", "train, resume or evaluate a detector"),
     "features": ("extract_features", "write the features of images to files"),
+    "check-data": ("check_data", "check a dataset and print a summary of it"),
+    "evaluate": ("evaluate_coco", "score detections in COCO results files, or compare two"),
     "describe": ("describe", "print the geometry and cost of a backbone"),
     "verify": ("verify_dilation", "compare a dilated backbone with its undilated form"),
     "bench": ("bench", "measure speed and memory (in a clone of the repository only)"),
@@ -22,7 +29,8 @@ SUBCOMMANDS = {  # name -> module of this folder, meaning
 def parse_pairs(words: Sequence[str]) -> dict[str, Any]:
     """Parse `key=value` words.
 
-    A value is a Python literal, `none`, `true` or `false` in any case, or else text.
+    A value is a Python literal, `none`, `true` or `false` in any case, or else text. The value of a key that names a
+    path is text or None.
 
     Raises:
         InputError: A word has no "=" or no key.
@@ -32,9 +40,12 @@ def parse_pairs(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise InputError(f"expected key=value, got {word!r}")
+        if key in PATH_KEYS:
+            values[key] = None if text.lower() == "none" else text
+            continue
         try:
             values[key] = LITERALS[text.lower()] if text.lower() in LITERALS else ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: too many brackets
             values[key] = text
     return values
 
@@ -71,14 +82,14 @@ def run_command(
             return 0
         return body(names, parse_pairs([word for word in words if "=" in word])) or 0
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shorten(error, MAX_MESSAGE)}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run `detbackbones SUBCOMMAND ...`; the module of a subcommand is imported only when it runs."""
     words = sys.argv[1:] if words is None else list(words)
-    lines = [f"    {name:<10}{meaning}" for name, (_, meaning) in SUBCOMMANDS.items()]
+    lines = [f"    {name:<12}{meaning}" for name, (_, meaning) in SUBCOMMANDS.items()]
     usage = "\n".join(["usage: detbackbones SUBCOMMAND [word or key=value ...]; SUBCOMMAND --help says more\n", *lines])
     return run_command(lambda names, _: _import_subcommand(names).main(words[1:]), usage, words[:1])
 

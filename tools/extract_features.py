@@ -3,135 +3,157 @@
     python tools/extract_features.py IMAGE_OR_FOLDER ... out=FOLDER [key=value ...]
     detbackbones features IMAGE_OR_FOLDER ... out=FOLDER [key=value ...]
 
-    backbone=resnet50   weights=torchvision:IMAGENET1K_V2 (or a path, none)   neck=fpn (none)
-    features=(c2,c3,c4,c5)   short_side=none   batch_size=8   format=npz|safetensors   visualize=false
     model.KEY=VALUE sets an argument of the backbone, e.g. model.output_stride=8
-    imports=MODULE imports a module that registers backbones of your own
 
 Each image gives OUT/<its name>.npz (or .safetensors) with a float32 array C x H x W per level, and the specs of the
-levels as JSON under "specs". `visualize=true` adds a PNG that shows the activation of each level over the image. Images
-of one size go through the network together, so padding never touches a feature. An interrupted run continues where it
-stopped.
+levels as JSON under "specs". Folders are searched with their subfolders, except below OUT, for files that Pillow reads
+and for .npy arrays. EXIF's orientation is applied. Images of one size go through the network together, so padding never
+touches a feature; a batch has at most 8.4 megapixels, or one image, and an image at most 25 megapixels after resizing.
+An interrupted run continues where it stopped.
 """
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
+import math
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from rich.console import Console
+from pydantic import Field
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
-from detbackbones.backbones.base import Backbone
-from detbackbones.data.transforms import read_rgb, resized_shape
-from detbackbones.errors import InputError, did_you_mean
-from detbackbones.registry import build_backbone, build_neck, import_modules
+from detbackbones.data.image_batches import Item, make_batches, make_items
+from detbackbones.data.image_listing import list_images
+from detbackbones.engine.config import Keys, Positive
+from detbackbones.engine.console import plain_console
+from detbackbones.engine.extractor import Extractor, build_extractor
+from detbackbones.engine.schema import describe_fields, validate
+from detbackbones.errors import InputError, RunError, shorten
+from detbackbones.registry import import_modules
 from detbackbones.tools.cli import run_command
 from detbackbones.visualization.features import save_feature_maps
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-FORMATS = ("npz", "safetensors")
 SETTINGS_FILE = "settings.json"
-DEFAULTS: dict[str, Any] = {
-    "out": None,
-    "backbone": "resnet50",
-    "weights": None,
-    "neck": None,
-    "features": None,
-    "short_side": None,
-    "batch_size": 8,
-    "format": "npz",
-    "visualize": False,
-}
 
 
-def check_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings with their defaults. Raises InputError for an unknown key or a value that does not fit."""
-    for key in values:
-        if key not in DEFAULTS:
-            raise InputError(f"unknown key {key!r}; {did_you_mean(key, DEFAULTS)}")
-    settings = DEFAULTS | values
-    if settings["out"] is None:
+class Settings(Keys):
+    """The keys of the command line."""
+
+    out: str = Field(description="Folder that the features are written to. Required.")
+    backbone: str | None = Field(
+        default=None, description="Name of the backbone; none: that of the run in `weights`, otherwise resnet50."
+    )
+    weights: str | None = Field(
+        default=None,
+        description="Pretrained weights: torchvision:IMAGENET1K_V2, timm:TAG, the path of a state dict, or a run (its "
+        "folder or a checkpoint in it); none: random weights.",
+    )
+    neck: str | bool | None = Field(
+        default=None,
+        description="Name of a neck, whose levels are written too; true: the neck of the run in `weights`. The run's "
+        "own neck has its trained weights, any other neck random ones.",
+    )
+    features: Sequence[str] | None = Field(
+        default=None, description="Levels of the backbone, such as (c2,c3,c4,c5); none: the backbone's default."
+    )
+    short_side: Positive | None = Field(
+        default=None,
+        description="Pixels of an image's short side; the long side is at most ten times as long. none: the size on "
+        "disk.",
+    )
+    batch_size: Positive = Field(default=8, description="Most images per forward pass.")
+    format: Literal["npz", "safetensors"] = Field(default="npz", description="Format of the files.")
+    visualize: bool = Field(
+        default=False, description="Also write a PNG per image with the activation of each level over the image."
+    )
+    skip_unreadable: bool = Field(default=False, description="Skip images that cannot be read instead of stopping.")
+    image_channels: Positive | None = Field(
+        default=None, description="Channels of the images; none: `in_channels` of the backbone."
+    )
+    image_range: tuple[float, float] | None = Field(
+        default=None,
+        description="Values of 16-bit, 32-bit and float images that become black and white; none: those that the run "
+        "in `weights` has, otherwise chosen per image.",
+    )
+    imports: str | Sequence[str] = Field(
+        default=(), description="Modules that register backbones of your own, also from the working directory."
+    )
+
+
+def usage(_: Sequence[str]) -> str:
+    """Return the usage and every key with its default, its type and its meaning."""
+    return "\n".join([__doc__, "Keys and their defaults:\n", *describe_fields(Settings(out="FOLDER"))])
+
+
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """Return the checked settings. Raises InputError."""
+    values = dict(values)
+    if "out" not in values:
         raise InputError("out=FOLDER is missing: where to write the features")
-    if settings["format"] not in FORMATS:
-        raise InputError(f"format must be one of {', '.join(FORMATS)}, got {settings['format']!r}")
-    for key in ("batch_size", "short_side"):
-        if settings[key] is not None and (not isinstance(settings[key], int) or settings[key] < 1):
-            raise InputError(f"{key} must be an int of at least 1, got {settings[key]!r}")
-    if isinstance(settings["features"], str):  # (c2,c3) is not a Python literal
-        settings["features"] = re.findall(r"\w+", settings["features"])
+    if isinstance(values.get("features"), str):  # (c2,c3) is not a Python literal
+        values["features"] = [name.strip(" '\"") for name in values["features"].strip("()[]").split(",")]
+    settings = validate(Settings, values)
+    limits = settings.image_range
+    if limits is not None and not (limits[0] < limits[1] and all(map(math.isfinite, limits))):
+        raise InputError(f"image_range must be (low,high) with low < high, got {limits}")
+    if os.path.exists(settings.out) and not os.path.isdir(settings.out):
+        raise InputError(f"out={shorten(settings.out)} is a file, expected a folder")
     return settings
 
 
-def build_extractor(settings: dict[str, Any], arguments: dict[str, Any], device: torch.device) -> tuple[Backbone, Any]:
-    """Return a backbone, and the neck on it or None, in evaluation mode."""
-    torch.manual_seed(0)  # a continued run gets the same random weights
-    levels = {} if settings["features"] is None else {"out_features": settings["features"]}
-    backbone = build_backbone(settings["backbone"], weights=settings["weights"], **levels, **arguments)
-    neck = build_neck(settings["neck"], backbone.feature_specs).eval().to(device) if settings["neck"] else None
-    return backbone.eval().to(device), neck
+def check_targets(inputs: Sequence[str], images: Mapping[Path, Path], out: Path) -> None:
+    """Raise InputError if a file in `out` would overwrite an image, or be an image of the next run."""
+    out = out.resolve()
+    for folder in (Path(path).resolve() for path in inputs if os.path.isdir(path)):
+        inside = [name for name in images if folder in (out / name).parents]
+        if inside and folder not in out.parents:  # else files below `out` are skipped
+            raise InputError(
+                f"out={shorten(out)} would put {shorten(inside[0])} among the images; choose another folder"
+            )
+    pictures = {out / f"{name}.png" for name in images}
+    for path in images.values():
+        if path.resolve() in pictures:
+            raise InputError(f"out={shorten(out)} has the image {shorten(path)}; choose another folder")
 
 
-def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
-    """Return image files by their name below `out`, without suffix; folders are searched with their subfolders."""
-    images: dict[Path, Path] = {}
-    if not inputs:
-        raise InputError("expected images or folders, got none")
-    for path in map(Path, inputs):
-        if not path.exists():
-            raise InputError(f"image or folder {path} does not exist")
-        files = (
-            [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES] if path.is_dir() else [path]
-        )
-        if not files:
-            raise InputError(f"folder {path} has no image ({', '.join(SUFFIXES)})")
-        for file in files:
-            name = file.relative_to(path if path.is_dir() else path.parent).with_suffix("")
-            if images.setdefault(name, file) != file:
-                raise InputError(f"{images[name]} and {file} would both be written to {name}; use two folders")
-    return images
+def compute(
+    extractor: Extractor,
+    batch: Sequence[Item],
+    image_range: tuple[float, float] | None,
+    skip_unreadable: bool,
+    unreadable: list[str],
+) -> Iterator[tuple[Item, Tensor, dict[str, np.ndarray]]]:
+    """Yield each image of a batch with its pixels C x H x W uint8 and its features C x H x W float32 by level.
 
-
-def batches(images: dict[Path, Path], batch_size: int) -> Iterator[list[tuple[Path, Path]]]:
-    """Yield lists of (name, path) of at most `batch_size` images of one size."""
-    sizes = {}
-    for name, path in images.items():
-        with reported(path), Image.open(path) as file:
-            sizes[name] = file.size
-    for _, group in itertools.groupby(sorted(images, key=lambda name: (sizes[name], name)), key=sizes.get):
-        names = list(group)
-        for start in range(0, len(names), batch_size):
-            yield [(name, images[name]) for name in names[start : start + batch_size]]
-
-
-def read_image(path: Path, short_side: int | None) -> Tensor:
-    """Return an image as 3 x H x W uint8, resized so that its short side has `short_side` pixels."""
-    with reported(path):
-        image = read_rgb(path)
-    size = resized_shape(image.shape[-2], image.shape[-1], short_side, None)
-    return image if size == tuple(image.shape[-2:]) else TF.resize(image, list(size), antialias=True)
-
-
-@contextlib.contextmanager
-def reported(path: Path) -> Iterator[None]:
-    """Turn the errors of an image that does not decode into an InputError that names it."""
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"image {path} is unreadable ({error})") from None
+    Raises:
+        InputError: an image does not decode. With `skip_unreadable` it is added to `unreadable` instead.
+    """
+    readable, images = [], []
+    for item in batch:
+        try:
+            images.append(item.read(extractor.backbone.preprocess.channels, image_range))
+            readable.append(item)
+        except InputError as error:
+            unreadable.append(str(error))
+            if not skip_unreadable:
+                raise
+    if images:
+        pixels = torch.stack(images)
+        features = extractor(pixels.to(extractor.backbone.preprocess.mean.device))
+        for index, item in enumerate(readable):
+            arrays = {level: maps[index].float().contiguous().cpu().numpy() for level, maps in features.items()}
+            yield item, pixels[index], arrays
 
 
 def write_features(path: Path, features: dict[str, np.ndarray], specs: str) -> None:
@@ -146,50 +168,88 @@ def write_features(path: Path, features: dict[str, np.ndarray], specs: str) -> N
     os.replace(temporary, path)
 
 
-def prepare_folder(settings: dict[str, Any], arguments: dict[str, Any], specs: list[dict]) -> None:
-    """Create the folder and note the settings in it. Raises InputError if it has features of other settings."""
-    kept = {key: settings[key] for key in ("backbone", "weights", "neck", "short_side", "format")}
-    text = json.dumps(kept | {"arguments": arguments, "specs": specs}, default=str, indent=2) + "\n"
-    file = Path(settings["out"]) / SETTINGS_FILE
-    if file.exists() and json.loads(file.read_text()) != json.loads(text):
-        raise InputError(f"{file.parent} has features of other settings ({file}); choose another folder")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+@contextlib.contextmanager
+def report_write_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system, such as a full disk, into a RunError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"cannot write {shorten(path)}: {shorten(reason)}") from None
+
+
+def prepare_folder(out: Path, content: Mapping[str, Any]) -> None:
+    """Create the folder and note in it what its features depend on.
+
+    Raises:
+        InputError: it has features of other settings, or cannot be written to.
+    """
+    file = out / SETTINGS_FILE
+    text = json.dumps(content, default=str, indent=2) + "\n"
+    try:
+        if os.path.exists(file) and json.loads(file.read_text(encoding="utf-8")) != json.loads(text):
+            where = f"{shorten(out)} has features of other settings ({shorten(file)})"
+            raise InputError(f"{where}; choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out={shorten(out)} cannot be written to ({error.strerror})") from None
+    except json.JSONDecodeError:
+        raise InputError(f"{shorten(file)} is not the settings of features; choose another folder") from None
+
+
+def hash_state(extractor: Extractor) -> str:
+    """Return a hash of all parameters and buffers, also of the mean and standard deviation of images."""
+    state_hash = hashlib.sha256()
+    for key, value in itertools.chain(extractor.named_parameters(), extractor.named_buffers()):
+        state_hash.update(key.encode())
+        state_hash.update(value.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return state_hash.hexdigest()
 
 
 @torch.inference_mode()
 def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
     """Write the features of the images that have none in the folder yet."""
-    console = Console()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    import_modules(values.pop("imports", ()))
-    arguments = {key.removeprefix("model."): values.pop(key) for key in list(values) if key.startswith("model.")}
-    settings = check_settings(values)
-    images = find_images(inputs)
-    backbone, neck = build_extractor(settings, arguments, device)
-    specs = [*backbone.feature_specs, *(neck.feature_specs if neck else ())]
-    spec_dicts = [asdict(spec) for spec in specs]
-    targets = {name: Path(settings["out"]) / f"{name}.{settings['format']}" for name in images}
-    missing = {name: path for name, path in images.items() if not targets[name].exists()}
-    work = list(batches(missing, settings["batch_size"]))
-    prepare_folder(settings, arguments, spec_dicts)
-    for part in ("backbone",) * (settings["weights"] is None) + ("neck",) * (neck is not None):
+    arguments = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
+    settings = read_settings({key: value for key, value in values.items() if not key.startswith("model.")})
+    if settings.image_channels is not None:
+        arguments["in_channels"] = settings.image_channels
+    out, console = Path(settings.out), plain_console()
+    images = list_images(inputs, skipped=out)
+    check_targets(inputs, images, out)
+    import_modules(settings.imports)
+    extractor = build_extractor(settings.backbone, settings.weights, settings.neck, settings.features, arguments)
+    image_range = settings.image_range or extractor.image_range
+    targets = {name: out / f"{name}.{settings.format}" for name in images}
+    missing = {name: path for name, path in images.items() if not os.path.exists(targets[name])}
+    items, unreadable = make_items(missing, settings.short_side, extractor.backbone.preprocess.channels)
+    if unreadable and not settings.skip_unreadable:
+        more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        raise InputError(f"{unreadable[0]}{more}; skip_unreadable=true skips such images")
+    chosen = settings.model_dump(include={"backbone", "weights", "neck", "short_side", "format"})
+    specs = json.dumps([asdict(spec) for spec in extractor.specs])
+    origin = {"image_range": image_range, "specs": json.loads(specs), "parameters": hash_state(extractor)}
+    prepare_folder(out, chosen | {"arguments": arguments} | origin)
+
+    for part in extractor.random_parts:
         console.print(f"the {part} has random weights", style="yellow")
     if len(missing) < len(images):
         console.print(f"{len(images) - len(missing)} of {len(images)} images have features already")
-    for batch in track(work, "extract", console=console):
-        pixels = torch.stack([read_image(path, settings["short_side"]) for _, path in batch])
-        features = backbone(backbone.preprocess(pixels.to(device)))
-        features = features | neck(features) if neck else features
-        for index, (name, _) in enumerate(batch):
-            arrays = {level: map_[index].float().contiguous().cpu().numpy() for level, map_ in features.items()}
-            write_features(targets[name], arrays, json.dumps(spec_dicts))
-            if settings["visualize"]:
-                save_feature_maps(targets[name].with_suffix(".png"), pixels[index], arrays, specs)
-    console.print(f"{len(missing)} images, {', '.join(spec.name for spec in specs)} -> {settings['out']}")
+    extractor.to("cuda" if torch.cuda.is_available() else "cpu")
+    for batch in track(list(make_batches(items, settings.batch_size)), "extract", console=console):
+        for item, pixels, features in compute(extractor, batch, image_range, settings.skip_unreadable, unreadable):
+            target = targets[item.name]
+            with report_write_errors(target):
+                write_features(target, features, specs)
+                if settings.visualize:
+                    save_feature_maps(target.with_suffix(".png"), pixels, features, extractor.specs)
+    if unreadable:
+        console.print(f"skipped {len(unreadable)} image(s), first: {unreadable[0]}", style="yellow")
+    levels = ", ".join(spec.name for spec in extractor.specs)
+    console.print(f"{len(missing) - len(unreadable)} images, {levels} -> {shorten(out, 200)}")
 
 
-main = functools.partial(run_command, extract, __doc__)
+main = functools.partial(run_command, extract, usage)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .figures import FONT_SIZE, make_grid
+from ..errors import shorten
+from .figures import FONT_SIZE, PLAIN, make_grid, save_figure, to_rgb
 
 MIN_SCORE = 0.5
 MASK_OPACITY = 0.45
+NAME_LENGTH = 24  # characters
 
 
 def save_grid(path: Path, samples: Sequence[tuple[Tensor, dict, dict]], names: Sequence[str], columns: int = 3) -> None:
@@ -31,9 +33,9 @@ def save_grid(path: Path, samples: Sequence[tuple[Tensor, dict, dict]], names: S
     for (left, right), (image, truth, predicted) in zip(axes.reshape(-1, 2), samples):
         keep = predicted["scores"] >= MIN_SCORE
         confident = {key: value[keep] for key, value in predicted.items()}
-        _draw_objects(left, image, truth, names, f"image {truth['image_id']}: ground truth")
+        _draw_objects(left, image, truth, names, f"image {shorten(truth['image_id'], NAME_LENGTH)}: ground truth")
         _draw_objects(right, image, confident, names, f"predicted (score >= {MIN_SCORE})")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_objects(axis: Any, image: Tensor, objects: Mapping, names: Sequence[str], title: str) -> None:
@@ -47,17 +49,18 @@ def _draw_objects(axis: Any, image: Tensor, objects: Mapping, names: Sequence[st
         axis.text(
             x1,
             y1,
-            names[label] if score is None else f"{names[label]} {score:.2f}",
+            shorten(names[label], NAME_LENGTH) + ("" if score is None else f" {score:.2f}"),
             fontsize=FONT_SIZE - 1,
             va="top" if near_top else "bottom",  # inside the box if there is no room above it
             clip_on=True,
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
+            **PLAIN,
         )
-    axis.set_title(title, fontsize=FONT_SIZE)
+    axis.set_title(title, fontsize=FONT_SIZE, **PLAIN)
 
 
 def _blend_masks(image: Tensor, masks: Sequence[Tensor] | Tensor, labels: Sequence[int]) -> np.ndarray:
-    pixels = image.permute(1, 2, 0).numpy() / 255
+    pixels = to_rgb(image) / 255
     for mask, label in zip(masks, labels):
         inside = mask.numpy()
         pixels[inside] = (1 - MASK_OPACITY) * pixels[inside] + MASK_OPACITY * _colour(label)

@@ -1,9 +1,14 @@
 """Grids of axes with matplotlib's non-interactive backend."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 FONT_SIZE = 7  # points
+PLAIN = {"parse_math": False, "usetex": False}  # arguments of a text that is drawn as it is
 
 
 def make_grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
@@ -13,3 +18,16 @@ def make_grid(rows: int, columns: int, width: float, height: float) -> tuple[Fig
     for axis in axes.flat:
         axis.axis("off")
     return figure, axes
+
+
+def to_rgb(image: Tensor) -> np.ndarray:
+    """Return an image C x H x W uint8 as H x W x 3: its first three channels, or the first one as grey."""
+    channels = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    return channels.permute(1, 2, 0).numpy()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a PNG file; a character that the font does not have is drawn as a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from ..errors import InputError, check_known
+from ..errors import InputError, check_known, shorten
+from .checkpoints import backbone_state, find_checkpoint, is_checkpoint
 
 
 def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
@@ -18,7 +20,7 @@ def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
 
     Args:
         source: `torchvision:IMAGENET1K_V1`, downloaded once with torchvision's own hash check into torch's hub cache,
-            or the path of a file, see `read_file`.
+            or the path of a file or of a run, see `read_backbone_file`.
         architecture: torchvision's name of the network, such as "resnet50".
 
     Raises:
@@ -27,7 +29,7 @@ def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
     kind, _, name = str(source).partition(":")
     if kind == "torchvision" and name:
         return _read_torchvision(name, architecture)
-    return read_file(Path(source))
+    return read_backbone_file(Path(source))
 
 
 def _read_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
@@ -47,29 +49,70 @@ def _read_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
         raise InputError(f"cannot read {target}: {unreadable_reason(error)}; delete it to download again") from None
 
 
+def read_content(path: Path) -> Any:
+    """Return what a `.safetensors` file holds, or a file of `torch.save`, read with `weights_only=True`.
+
+    A folder stands for the `last.pt` in it.
+
+    Raises:
+        InputError: the file does not exist or cannot be read.
+    """
+    if path.is_dir():
+        path = find_checkpoint(path)
+    if not path.is_file():
+        named = "a named source looks like torchvision:IMAGENET1K_V1"
+        raise InputError(f"weights file {shorten(path)} does not exist ({named})")
+    try:
+        is_safetensors = path.suffix == ".safetensors"
+        return load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"cannot read weights file {shorten(path)}: {unreadable_reason(error)}") from None
+
+
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a `.safetensors` file, or of a file of `torch.save` read with `weights_only=True`.
+    """Return the state dict of a file or of the last checkpoint of a run.
 
     A state dict under the key "state_dict" or "model" is unwrapped.
 
     Raises:
         InputError: the file does not exist, cannot be read or holds anything else, or a value is not finite.
     """
-    if not path.is_file():
-        raise InputError(f"weights file {path} does not exist (a named source looks like torchvision:IMAGENET1K_V1)")
+    return _state_dict(read_content(path), path)
+
+
+def read_backbone_file(path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a file as `read_file` does; of our own checkpoints, only that of the backbone.
+
+    Raises:
+        InputError: as `read_file`, or the model of a checkpoint does not have a backbone.
+    """
+    content = read_content(path)
+    return _state_dict(backbone_state(content, shorten(path)) if is_checkpoint(content) else content, path)
+
+
+def read_metadata(source: str) -> dict[str, Any]:
+    """Return the metadata of a run or checkpoint of ours, such as its images' mean and std; {} for other sources."""
+    path = find_checkpoint(source) if os.path.isdir(source) else Path(source)
+    if not os.path.isfile(path) or path.suffix == ".safetensors":
+        return {}
     try:
-        is_safetensors = path.suffix == ".safetensors"
-        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"cannot read weights file {path}: {unreadable_reason(error)}") from None
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
+    except Exception:  # a file in torch's old format is not ours
+        return {}
+    return dict(content["metadata"]) if is_checkpoint(content) else {}
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict in the content of a file. Raises as `read_file`."""
+    state = content
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"weights file {path} does not hold a state dict")
+        raise InputError(f"weights file {shorten(path)} does not hold a state dict")
     for key, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(f"weights file {path} has a value that is not finite: {key}")
+            raise InputError(f"weights file {shorten(path)} has a value that is not finite: {shorten(key)}")
     return state
 
 

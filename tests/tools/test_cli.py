@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from detbackbones import InputError
+from detbackbones.engine.console import plain_console
 from detbackbones.errors import RunError
 from detbackbones.tools.cli import SUBCOMMANDS, main, one_name, parse_pairs, run_command
 
@@ -36,6 +37,29 @@ def test_errors_are_one_line_with_an_exit_code(capsys):
         assert run_command(lambda names, values: fail(names, {"error": error}), "usage", ["x"]) == status  # noqa: B023
         assert capsys.readouterr().err == "error: no x\n"
     assert run_command(lambda names, values: 7, "usage", ["x"]) == 7
+
+
+def test_the_value_of_a_path_is_text():
+    words = ["out=2024", "work_dir=1e3", "train.ann_file=(1)", "weights=true", "init_from=None"]
+    values = {"out": "2024", "work_dir": "1e3", "train.ann_file": "(1)", "weights": "true", "init_from": None}
+    assert parse_pairs(words) == values
+
+
+@pytest.mark.parametrize("message", ["a\nb", "a\r\x1b[2Jb", "a\u2028b", "\udcff", "[bold]a[/x]"])
+def test_an_error_is_one_line_whatever_its_message(message, capsys):
+    def fail(names, values):
+        raise InputError(message)
+
+    assert run_command(fail, "usage", ["x"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert error.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize("text", ["[bold]a[/x]", ":smile: [/]", "x" * 500])
+def test_text_on_the_console_is_not_interpreted(text, capsys):
+    plain_console().print(text)
+    assert capsys.readouterr().out == f"{text}\n"
 
 
 def test_usage(capsys):
@@ -74,7 +98,7 @@ def test_bench_outside_a_clone_ends_in_one_line(monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("module", ["verify_dilation", "describe", "extract_features"])
+@pytest.mark.parametrize("module", ["verify_dilation", "describe"])
 def test_backbone_tools_load_neither_engine_nor_detectors(module):
     importlib.import_module(f"detbackbones.tools.{module}")
     heavy = ["detbackbones.engine", "detbackbones.detectors", "pydantic"]

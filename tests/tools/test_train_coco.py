@@ -8,7 +8,8 @@ from PIL import Image
 from tiny_runs import NARROW, logged_losses, read_log, words
 
 from detbackbones.engine.config import load_config
-from detbackbones.engine.detection import DECIDED, DetectionConfig
+from detbackbones.engine.detection import DetectionConfig
+from detbackbones.engine.detector_config import DECIDED
 from detbackbones.engine.schema import argument_meanings
 from detbackbones.registry import (
     BACKBONES,

@@ -15,8 +15,8 @@ def sample(image_id=0, score=0.9, masks=True):
     return image, objects | {"image_id": image_id}, objects | {"scores": torch.tensor([score])}
 
 
-def picture(tmp_path, samples, **options):
-    save_grid(tmp_path / "grid.png", samples, ["cat", "dog"], **options)
+def picture(tmp_path, samples, names=("cat", "dog"), **options):
+    save_grid(tmp_path / "grid.png", samples, names, **options)
     return np.array(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
 
 
@@ -52,3 +52,15 @@ def test_samples_fill_rows(tmp_path, count, rows):
     height = len(picture(tmp_path, [sample()]))
     pixels = picture(tmp_path, [sample(image_id) for image_id in range(count)])
     assert len(pixels) == rows * height
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["$_^$", "$", "$\\frac{$", "a\nb", "\ud800", "\x1b[1m", "漢字", "_", ""])
+def test_names_are_drawn_as_they_are(tmp_path, name):
+    pixels = picture(tmp_path, [sample(image_id=name)], names=[name, name], columns=1)
+    assert coloured(pixels) > 0.1
+
+
+def test_a_long_name_is_shortened(tmp_path):
+    shape = picture(tmp_path, [sample()], columns=1).shape
+    assert picture(tmp_path, [sample(image_id="i" * 1000)], names=["", "n" * 10_000], columns=1).shape == shape
