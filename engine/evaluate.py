@@ -49,8 +49,8 @@ def evaluate(
     workers: int,
     skipped: set[str],
     progress: Progress,
-) -> dict[str, float]:
-    """Return the metrics of a model on a dataset.
+) -> tuple[dict[str, float], Any]:
+    """Return the metrics of a model on a dataset, and the evaluator with its predictions.
 
     Args:
         task: decides what is predicted and how it is scored.
@@ -72,7 +72,7 @@ def evaluate(
         evaluator.update(items, send_to_device(outputs, "cpu"))
         progress.advance(bar)
     progress.update(bar, visible=False)
-    return evaluator.compute()
+    return evaluator.compute(), evaluator
 
 
 @torch.inference_mode()

@@ -91,6 +91,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(model))
         self.base_lr = self.optimizer.param_groups[0]["lr"]
         self.skipped: set[str] = set()
+        self.evaluator: Any = None  # of the last evaluation
         self.iteration, self.best = 0, -math.inf
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -190,7 +191,9 @@ class Trainer:
         """Evaluate, log the metrics, and save the model if it is the best so far."""
         task, model = self.task, self.unwrapped_model
         settings = (self.device, self.workers, self.skipped)
-        metrics = evaluate(task, model, self.validation, *settings, self.progress)
+        metrics, self.evaluator = evaluate(task, model, self.validation, *settings, self.progress)
+        if self.accelerator.is_main_process and self.iteration < self.config.max_iters:
+            task.save_results(self.evaluator, self.folder, is_last=False)
         losses = {}
         if self.config.val_loss:
             losses = validation_losses(task, model, task.validation_loss_dataset(self.validation), *settings)

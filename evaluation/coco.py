@@ -1,4 +1,4 @@
-"""Compute COCO's 12 metrics for boxes and masks (https://cocodataset.org/#detection-eval)."""
+"""Compute COCO's metrics for boxes and masks (https://cocodataset.org/#detection-eval), and LVIS's."""
 
 import contextlib
 import io
@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
 from torch import Tensor
 
+from ..errors import InputError
 from ..layers.mask_ops import encode_masks
+from .lvis import is_lvis, renumber_lvis
+from .metrics import detection_limits, metric_names, summarize
+from .rle import to_rle
 
-METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KINDS = ("bbox", "segm")
 BACKENDS = {  # libraries with pycocotools' interface
     "hotcoco": SimpleNamespace(COCO=hotcoco.COCO, COCOeval=hotcoco.COCOeval),
     "pycocotools": SimpleNamespace(COCO=COCO, COCOeval=COCOeval),
 }
+MAX_DETS, LVIS_MAX_DETS = 100, 300
 
 
 class CocoEvaluator:
@@ -32,51 +34,90 @@ class CocoEvaluator:
     Every image of the file counts, also one without detections. Inside, images, categories and annotations are numbered
     1..N: pycocotools never matches an annotation with id 0, and hotcoco refuses negative ids, text and 2**64.
 
+    A file whose images have LVIS's "neg_category_ids" or "not_exhaustive_category_ids" is scored by LVIS's rule: a
+    detection counts only if its category was verified in the image, and the metrics have APr, APc and APf for rare,
+    common and frequent categories.
+
     Args:
         content: the parsed annotation file (images, annotations, categories), checked by `data.annotations`. It is not
             changed. Segmentations are needed only to score masks.
         kinds: "bbox", "segm" or both.
         backend: "hotcoco", or "pycocotools" for the reference, which has the same metrics and is far slower.
+        max_dets: only the best detections count: per image and category, with LVIS per image. None: 100, with LVIS 300.
+        category_ids: category id per label, if detections have labels instead of category ids.
+
+    Raises:
+        InputError: an LVIS file is malformed, or is to be scored by pycocotools.
 
     Attributes:
         predictions: image id -> (N x 7 float64 with the columns image number, x, y, width, height, score, category
             number; one compressed RLE per mask). They can be sent to an evaluator in another process, see `merge`.
+        category_ids, category_names: of the file, in the order of the numbers 1..N.
+        is_lvis: whether LVIS's rule holds.
+        metric_names: names of the metrics of one kind.
     """
 
-    def __init__(self, content: Mapping, kinds: Sequence[str] = KINDS, backend: str = "hotcoco"):
+    def __init__(
+        self,
+        content: Mapping,
+        kinds: Sequence[str] = KINDS,
+        backend: str = "hotcoco",
+        max_dets: int | None = None,
+        category_ids: Sequence[Hashable] | None = None,
+    ):
         if backend not in BACKENDS or not set(kinds) <= set(KINDS):
             known = f"backend must be one of {list(BACKENDS)} and kinds of {list(KINDS)}"
             raise ValueError(f"{known}, got {backend!r} and {list(kinds)}")
         self.kinds, self.backend = tuple(kinds), backend
         self.predictions: dict[Hashable, tuple[np.ndarray, list[dict]]] = {}
-        self._annotations = content["annotations"]
-        self._sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-        self._image_numbers = _number(self._sizes)
-        self._category_numbers = _number([category["id"] for category in content["categories"]])
+        self.annotations = content["annotations"]
+        self.sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        self.image_numbers = _number(self.sizes)
+        categories = {category["id"]: category for category in content["categories"]}
+        self.category_numbers = _number(categories)
+        self.category_ids = list(self.category_numbers)
+        self.category_names = [str(categories[key].get("name", key)) for key in self.category_ids]
+        self._label_numbers: Mapping[Hashable, int] = self.category_numbers
+        if category_ids is not None:
+            self._label_numbers = {label: self.category_numbers[key] for label, key in enumerate(category_ids)}
+        self.is_lvis = is_lvis(content["images"])
+        if self.is_lvis and backend != "hotcoco":
+            raise InputError(f"an LVIS annotation file needs the backend hotcoco, {backend} does not have LVIS's rule")
+        self._lvis = renumber_lvis(content["images"], self.category_numbers) if self.is_lvis else {}
+        self._frequencies = (
+            [str(categories[key].get("frequency")) for key in self.category_ids] if self.is_lvis else None
+        )
+        self.max_dets = max_dets or (LVIS_MAX_DETS if self.is_lvis else MAX_DETS)
+        self.metric_names = metric_names(self.max_dets, self.is_lvis)
 
-    def update(self, predictions: Mapping[Hashable, Mapping[str, Tensor]]) -> None:
-        """Add the detections of images; those of an image that is given again are replaced.
+    def update(self, items: Iterable[tuple[Any, Mapping]], outputs: Iterable[Mapping[str, Tensor]]) -> None:
+        """Add the outputs of a detector for items of a dataset, whose targets have an "image_id"; see `add`."""
+        for (_, target), output in zip(items, outputs, strict=True):
+            self.add(target["image_id"], output)
+
+    def add(self, image_id: Hashable, output: Mapping[str, Tensor]) -> None:
+        """Add the detections of an image, or replace those that it has.
 
         Args:
-            predictions: image id -> {"boxes": N x 4 xyxy in pixels of the image on disk, "scores": N, "labels": N
-                category ids, "masks": N x H x W bool (only if masks are scored)}.
+            image_id: id of the image in the annotation file.
+            output: "boxes" N x 4 xyxy in pixels of the image on disk; "scores" N; "labels" N category ids (or labels,
+                see `category_ids`); "masks" N x H x W bool (only if masks are scored).
 
         Raises:
-            ValueError: an image or category is not in the annotation file; boxes, scores, labels and masks do not fit
-                each other or the image; or a number is not finite.
+            ValueError: the image or a category is not in the annotation file; boxes, scores, labels and masks do not
+                fit each other or the image; or a number is not finite.
         """
-        for image_id, output in predictions.items():
-            if image_id not in self._sizes:
-                raise ValueError(f"image id {image_id!r} is not in the annotation file")
-            table = self._to_table(image_id, output)
-            masks: list[dict] = []
-            if "segm" in self.kinds:
-                expected = (len(table), *self._sizes[image_id])
-                shape = tuple(output["masks"].shape) if "masks" in output else None
-                if shape != expected:
-                    raise ValueError(f"image {image_id!r}: masks must have shape {expected}, got {shape}")
-                masks = encode_masks(output["masks"])
-            self.predictions[image_id] = (table, masks)
+        if image_id not in self.sizes:
+            raise ValueError(f"image id {image_id!r} is not in the annotation file")
+        table = self._to_table(image_id, output)
+        masks: list[dict] = []
+        if "segm" in self.kinds:
+            expected = (len(table), *self.sizes[image_id])
+            shape = tuple(output["masks"].shape) if "masks" in output else None
+            if shape != expected:
+                raise ValueError(f"image {image_id!r}: masks must have shape {expected}, got {shape}")
+            masks = encode_masks(output["masks"])
+        self.predictions[image_id] = (table, masks)
 
     def merge(self, predictions: Mapping[Hashable, tuple[np.ndarray, list[dict]]]) -> None:
         """Add the `predictions` of another evaluator of the same annotation file, for example of another process.
@@ -85,89 +126,133 @@ class CocoEvaluator:
         """
         self.predictions.update(predictions)
 
-    def results(self, kind: str) -> list[dict]:
-        """Return all detections as COCO result entries with "bbox" (x, y, width, height) or "segmentation" (RLE).
+    def results(self, *kinds: str) -> list[dict]:
+        """Return all detections as COCO result entries.
 
-        An entry with a mask has no box: pycocotools would take the area of the box for that of the mask.
+        Args:
+            kinds: "bbox" for entries with a "bbox" (x, y, width, height), "segm" for entries with a "segmentation"
+                (RLE); not given: those of the evaluator. pycocotools takes the area of the box for that of the mask if
+                an entry has both, which changes APs, APm and APl of masks.
         """
-        table, masks = self._collect()
-        image_ids, category_ids = list(self._image_numbers), list(self._category_numbers)
-        return [
-            {
+        kinds = kinds or self.kinds
+        table, masks = self.collect()
+        image_ids = list(self.image_numbers)
+        results = []
+        for index, (image, *box, score, category) in enumerate(table.tolist()):
+            entry: dict[str, Any] = {
                 "image_id": image_ids[int(image) - 1],
-                "category_id": category_ids[int(category) - 1],
-                "score": score,
-                **({"bbox": box} if kind == "bbox" else {"segmentation": masks[index]}),
+                "category_id": self.category_ids[int(category) - 1],
             }
-            for index, (image, *box, score, category) in enumerate(table.tolist())
-        ]
+            if "bbox" in kinds:
+                entry["bbox"] = box
+            if "segm" in kinds:
+                entry["segmentation"] = masks[index]
+            results.append(entry | {"score": score})
+        return results
 
     def compute(self) -> dict[str, float]:
-        """Return {"bbox/AP": ..., "bbox/AP50": ..., ...}, 12 metrics per kind; -1 without ground truth of that size."""
-        metrics = {}
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = self._to_dataset(self._annotations)
-            for kind in self.kinds:
-                scorer = BACKENDS[self.backend].COCOeval(truth, self._detections(truth, kind), kind)
-                scorer.evaluate()
-                scorer.accumulate()
-                scorer.summarize()
-                for name, value in zip(METRIC_NAMES, scorer.stats, strict=True):
-                    metrics[f"{kind}/{name}"] = float(value)
+        """Return {"bbox/AP": ..., "bbox/AP50": ..., ...} with `metric_names` of every kind.
+
+        A metric is -1 if no object has that size or frequency.
+        """
+        metrics: dict[str, float] = {}
+        for kind in self.kinds:
+            values = summarize(self.score(kind).eval, self.max_dets, self._frequencies)
+            metrics |= {f"{kind}/{name}": value for name, value in values.items()}
         return metrics
 
+    def score(self, kind: str, backend: str | None = None, rows: np.ndarray | None = None) -> Any:
+        """Return a `COCOeval` that has matched the detections and accumulated precision and recall.
+
+        Its ids are numbers: images and categories in the order of `image_numbers` and `category_numbers`, annotations
+        and detections in the order of `annotations` and `results`.
+
+        Args:
+            kind: "bbox" or "segm".
+            backend: not given: the evaluator's.
+            rows: bool per detection: whether it is used. Only with hotcoco.
+        """
+        backend = backend or self.backend
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = self._to_dataset(self.annotations, kind, backend)
+            detections = self._detections(truth, kind, backend, rows)
+            scorer = BACKENDS[backend].COCOeval(
+                truth, detections, kind, **({"lvis_style": True} if self.is_lvis else {})
+            )
+            scorer.params.maxDets = detection_limits(self.max_dets, self.is_lvis)
+            scorer.evaluate()
+            scorer.accumulate()
+        return scorer
+
     def _to_table(self, image_id: Hashable, output: Mapping[str, Tensor]) -> np.ndarray:
-        labels = output["labels"].tolist() if hasattr(output["labels"], "tolist") else list(output["labels"])
-        unknown = [label for label in labels if label not in self._category_numbers]
-        if unknown:
-            raise ValueError(f"image {image_id!r}: category id {unknown[0]!r} is not in the annotation file")
-        boxes = torch.as_tensor(output["boxes"]).double().cpu().numpy().reshape(-1, 4)
-        scores = torch.as_tensor(output["scores"]).double().cpu().numpy()
+        labels = output["labels"].tolist() if hasattr(output["labels"], "tolist") else output["labels"]
+        boxes = torch.as_tensor(output["boxes"]).cpu().double().numpy().reshape(-1, 4)
+        scores = torch.as_tensor(output["scores"]).cpu().double().numpy()
+        if not len(boxes) == len(scores) == len(labels):
+            raise ValueError(
+                f"image {image_id!r}: {len(boxes)} boxes, {len(scores)} scores and {len(labels)} labels do not fit"
+            )
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"image {image_id!r}: boxes and scores must be finite")
-        images = np.full(len(boxes), self._image_numbers[image_id])
-        categories = [self._category_numbers[label] for label in labels]
-        return np.column_stack([images, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, categories])
+        table = np.empty((len(boxes), 7))
+        table[:, 0] = self.image_numbers[image_id]
+        table[:, 1:5] = boxes
+        table[:, 3:5] -= table[:, 1:3]
+        table[:, 5] = scores
+        try:
+            table[:, 6] = [self._label_numbers[label] for label in labels]
+        except KeyError as error:
+            raise ValueError(
+                f"image {image_id!r}: category id {error.args[0]!r} is not in the annotation file"
+            ) from None
+        return table
 
-    def _collect(self) -> tuple[np.ndarray, list[dict]]:
+    def collect(self) -> tuple[np.ndarray, list[dict]]:
         """Return the predictions of all images in the order of their numbers, which decides between equal scores."""
-        predictions = [self.predictions[image_id] for image_id in self._image_numbers if image_id in self.predictions]
+        predictions = [self.predictions[image_id] for image_id in self.image_numbers if image_id in self.predictions]
         table = np.concatenate([np.empty((0, 7)), *(table for table, _ in predictions)])
         return table, [rle for _, masks in predictions for rle in masks]
 
-    def _detections(self, truth: Any, kind: str) -> Any:
+    def _detections(self, truth: Any, kind: str, backend: str, rows: np.ndarray | None) -> Any:
         """Return the detections as a dataset of the backend."""
-        if self.backend == "pycocotools":
-            return self._to_dataset({**entry, "area": _area(entry)} for entry in self.results(kind))
-        table, masks = self._collect()  # many times faster than a dict per detection
+        if backend == "pycocotools":
+            return self._to_dataset(({**entry, "area": _area(entry)} for entry in self.results(kind)), kind, backend)
+        table, masks = self.collect()  # many times faster than a dict per detection
+        if rows is not None:
+            table, masks = table[rows], [mask for mask, is_used in zip(masks, rows) if is_used]
         if kind == "bbox":
-            return truth.load_res(table)
-        detections = truth.load_res(table, segmentation=masks)
-        detections.update_anns(ids=np.arange(len(table)) + 1, area=hotcoco.mask.area(masks))  # not those of the boxes
-        return detections
+            detections = truth.load_res(table)
+        else:
+            detections = truth.load_res(table, segmentation=masks)
+            areas = hotcoco.mask.area(masks)
+            detections.update_anns(ids=np.arange(len(table)) + 1, area=areas)  # not those of the boxes
+        return detections.cap_detections_per_image(self.max_dets) if self.is_lvis else detections
 
-    def _to_dataset(self, entries: Iterable[Mapping]) -> Any:
+    def _to_dataset(self, entries: Iterable[Mapping], kind: str, backend: str) -> Any:
         """Build the backend's COCO object from annotations or detections, with all ids renumbered from 1."""
-        keys = {"area", "bbox", "score"} | ({"segmentation"} if "segm" in self.kinds else set())
-        annotations = [
-            {
-                **{key: value for key, value in entry.items() if key in keys},
-                "id": number,
-                "image_id": self._image_numbers[entry["image_id"]],
-                "category_id": self._category_numbers[entry["category_id"]],
-                "iscrowd": entry.get("iscrowd", 0),
-            }
-            for number, entry in enumerate(entries, 1)
-        ]
-        sizes = [(number, *self._sizes[image_id]) for image_id, number in self._image_numbers.items()]
-        dataset = BACKENDS[self.backend].COCO()
-        dataset.dataset = {
-            "images": [{"id": number, "height": height, "width": width} for number, height, width in sizes],
-            "categories": [{"id": number, "name": str(number)} for number in self._category_numbers.values()],
-            "annotations": annotations,
-        }
+        annotations = [self._to_annotation(number, entry, kind) for number, entry in enumerate(entries, 1)]
+        images = []
+        for image_id, number in self.image_numbers.items():
+            height, width = self.sizes[image_id]
+            images.append({"id": number, "height": height, "width": width, **self._lvis.get(image_id, {})})
+        categories = [{"id": number, "name": str(number)} for number in self.category_numbers.values()]
+        for category, frequency in zip(categories, self._frequencies or ()):
+            category["frequency"] = frequency
+        dataset = BACKENDS[backend].COCO()
+        dataset.dataset = {"images": images, "categories": categories, "annotations": annotations}
         dataset.createIndex()
         return dataset
+
+    def _to_annotation(self, number: int, entry: Mapping, kind: str) -> dict[str, Any]:
+        annotation = {key: entry[key] for key in ("area", "bbox", "score") if key in entry}
+        if kind == "segm":
+            annotation["segmentation"] = to_rle(entry["segmentation"], *self.sizes[entry["image_id"]])
+        return annotation | {
+            "id": number,
+            "image_id": self.image_numbers[entry["image_id"]],
+            "category_id": self.category_numbers[entry["category_id"]],
+            "iscrowd": entry.get("iscrowd", 0),
+        }
 
 
 def _number(ids: Collection[Hashable]) -> dict[Hashable, int]:
@@ -178,18 +263,3 @@ def _number(ids: Collection[Hashable]) -> dict[Hashable, int]:
 
 def _area(entry: Mapping) -> float:
     return math.prod(entry["bbox"][2:]) if "bbox" in entry else float(hotcoco.mask.area(entry["segmentation"]))
-
-
-def coco_table(metrics: Mapping[str, float]) -> Table:
-    """Return a table with a row per kind, in points (100 is perfect); a dash if there is nothing to find.
-
-    Args:
-        metrics: the metrics of `CocoEvaluator.compute`.
-    """
-    columns = [Column(name, justify="right") for name in METRIC_NAMES]
-    table = Table("COCO", *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits 80 characters
-    for kind in KINDS:
-        if f"{kind}/AP" in metrics:
-            values = [metrics[f"{kind}/{name}"] for name in METRIC_NAMES]
-            table.add_row(kind, *("-" if value < 0 else f"{100 * value:.1f}" for value in values))
-    return table

@@ -5,91 +5,31 @@ import json
 import numpy as np
 import pytest
 import torch
+from coco_problems import fill, pycocotools_stats, random_problem, rename_ids
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from detbackbones.evaluation.coco import BACKENDS, KINDS, METRIC_NAMES, CocoEvaluator, coco_table
+from detbackbones.evaluation.coco import BACKENDS, KINDS, CocoEvaluator
+from detbackbones.evaluation.metrics import metric_names
+
+METRIC_NAMES = metric_names()
 
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def reference(content, results, kind):
-    """The 12 numbers straight from pycocotools."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = json.loads(json.dumps(content))
-        truth.createIndex()
-        scorer = COCOeval(truth, truth.loadRes(json.loads(json.dumps(results))), kind)
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    return dict(zip(METRIC_NAMES, scorer.stats, strict=True))
-
-
 def score(content, predictions, **options):
     evaluator = CocoEvaluator(content, **options)
-    evaluator.update(predictions)
+    fill(evaluator, predictions)
     return evaluator.compute()
 
 
 def assert_equals_pycocotools(content, predictions, backend):
     evaluator = CocoEvaluator(content, backend=backend)
-    evaluator.update(predictions)
+    fill(evaluator, predictions)
     metrics = evaluator.compute()
     for kind in KINDS:
-        expected = reference(content, evaluator.results(kind), kind)
-        assert {name: metrics[f"{kind}/{name}"] for name in METRIC_NAMES} == pytest.approx(expected, rel=0, abs=1e-12)
-
-
-def random_ellipses(random, count, height, width):
-    """count x height x width bool, from small to large by COCO's limits."""
-    y, x = np.mgrid[:height, :width]
-    masks = np.zeros((count, height, width), bool)
-    for mask in masks:
-        centre_y, centre_x = random.uniform(0.1, 0.9, 2) * (height, width)
-        radius_y, radius_x = random.choice([8, 30, 90]) * random.uniform(0.6, 1.4, 2)
-        mask[:] = ((y - centre_y) / radius_y) ** 2 + ((x - centre_x) / radius_x) ** 2 < 1
-    return masks
-
-
-def box_of(mask):
-    ys, xs = np.nonzero(mask)
-    return [float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)]
-
-
-def random_problem(seed, images=5):
-    """An annotation file with ids from 1, and detections: moved, doubled, misnamed, missing, on crowds, tied."""
-    random = np.random.default_rng(seed)
-    content = {"images": [], "annotations": [], "categories": [{"id": i, "name": str(i)} for i in range(1, 5)]}
-    predictions = {}
-    for image_id in range(1, images + 1):
-        height, width = random.integers(150, 260, 2).tolist()
-        content["images"].append({"id": image_id, "file_name": f"{image_id}.jpg", "height": height, "width": width})
-        masks = random_ellipses(random, random.integers(0, 6), height, width)
-        labels = random.integers(1, 4, len(masks))
-        for mask, label in zip(masks, labels, strict=True):
-            x1, y1, x2, y2 = box_of(mask)
-            rle = coco_mask.encode(np.asfortranarray(mask))
-            annotation = {"id": len(content["annotations"]) + 1, "image_id": image_id, "category_id": int(label)}
-            annotation |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(mask.sum())}
-            annotation |= {"iscrowd": int(random.random() < 0.15)}
-            annotation |= {"segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
-            content["annotations"].append(annotation)
-        if image_id == 4:
-            continue  # an image without detections
-        copies = random.integers(len(masks), size=random.integers(30)) if len(masks) else np.zeros(0, int)
-        shifts = [np.roll(masks[i], random.integers(-9, 10, 2), (0, 1)) for i in copies]
-        found = np.stack([*shifts, *random_ellipses(random, 2, height, width)])
-        names = np.concatenate([labels[copies], random.integers(1, 5, 2)])
-        names = np.where(random.random(len(found)) < 0.85, names, random.integers(1, 5, len(found)))
-        predictions[image_id] = {
-            "boxes": torch.tensor([box_of(mask) for mask in found]),
-            "scores": torch.from_numpy(np.round(random.random(len(found)), 1 if seed % 2 else 6)),
-            "labels": torch.from_numpy(names.astype(int)),
-            "masks": torch.from_numpy(found),
-        }
-    return content, predictions
+        expected = pycocotools_stats(content, evaluator.results(kind), kind)
+        assert [metrics[f"{kind}/{name}"] for name in METRIC_NAMES] == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 def one_object(mask_side=150):
@@ -152,15 +92,9 @@ def test_equals_pycocotools_on_real_annotations(coco_tiny):
 def test_any_ids_score_the_same(backend, rename):
     content, predictions = random_problem(1)
     expected = score(content, predictions, backend=backend)
-    for section in ("images", "annotations", "categories"):
-        for entry in content[section]:
-            entry.update({key: rename(value) for key, value in entry.items() if key == "id" or key.endswith("_id")})
-    renamed = {
-        rename(image_id): output | {"labels": [rename(label) for label in output["labels"].tolist()]}
-        for image_id, output in predictions.items()
-    }
+    renamed = rename_ids(content, rename, predictions)
     evaluator = CocoEvaluator(content, backend=backend)
-    evaluator.update(renamed)
+    fill(evaluator, renamed)
     assert evaluator.compute() == expected
     for entry in evaluator.results("bbox"):
         assert entry["image_id"] in renamed
@@ -170,7 +104,7 @@ def test_any_ids_score_the_same(backend, rename):
 def test_results_are_the_given_detections():
     content, predictions = random_problem(2)
     evaluator = CocoEvaluator(content)
-    evaluator.update(predictions)
+    fill(evaluator, predictions)
     boxes = [entry["bbox"] for entry in evaluator.results("bbox") if entry["image_id"] == 2]
     expected = predictions[2]["boxes"]
     assert boxes == torch.cat([expected[:, :2], expected[:, 2:] - expected[:, :2]], 1).tolist()
@@ -183,18 +117,31 @@ def test_results_are_the_given_detections():
 def test_an_image_given_again_counts_once():
     content, predictions = random_problem(3)
     evaluator = CocoEvaluator(content)
-    evaluator.update(predictions)
-    evaluator.update({2: predictions[2]})
+    fill(evaluator, predictions)
+    evaluator.add(2, predictions[2])
     assert evaluator.compute() == score(content, predictions)
 
 
 def test_merged_evaluators_score_as_one():
     content, predictions = random_problem(3)
     merged, other = CocoEvaluator(content), CocoEvaluator(content)
-    other.update({image_id: output for image_id, output in predictions.items() if image_id % 2})
-    merged.update({image_id: output for image_id, output in predictions.items() if not image_id % 2})
+    fill(other, {image_id: output for image_id, output in predictions.items() if image_id % 2})
+    fill(merged, {image_id: output for image_id, output in predictions.items() if not image_id % 2})
     merged.merge(other.predictions)
     assert merged.compute() == score(content, predictions)
+
+
+def test_labels_may_stand_for_category_ids():
+    content, predictions = random_problem(2)
+    ids = [3, 1, 4, 2]
+    evaluator = CocoEvaluator(content, category_ids=ids)
+    labelled = {
+        image_id: output | {"labels": torch.tensor([ids.index(label) for label in output["labels"].tolist()])}
+        for image_id, output in predictions.items()
+    }
+    items = [(None, {"image_id": image_id}) for image_id in labelled]
+    evaluator.update(items, labelled.values())
+    assert evaluator.results() == fill(CocoEvaluator(content), predictions).results()
 
 
 @both_backends
@@ -246,6 +193,8 @@ def test_masks_are_scored_by_mask_area(backend):
         (4, {}, "image id 4"),
         (3, {"labels": torch.tensor([1])}, "image 3: category id 1 "),
         (3, {"scores": torch.tensor([float("nan")])}, "image 3: .*finite"),
+        (3, {"scores": torch.tensor([0.5, 0.4])}, "image 3: 1 boxes, 2 scores and 1 labels"),
+        (3, {"labels": []}, "image 3: 1 boxes, 1 scores and 0 labels"),
         (3, {"boxes": torch.full((1, 4), float("inf"))}, "image 3: .*finite"),
         (3, {}, r"image 3: masks .*\(1, 200, 200\), got None"),
         (3, {"masks": torch.ones(1, 9, 9, dtype=torch.bool)}, r"image 3: masks .*\(1, 200, 200\), got \(1, 9, 9\)"),
@@ -254,7 +203,7 @@ def test_masks_are_scored_by_mask_area(backend):
 def test_wrong_input_is_named(image_id, change, message):
     evaluator = CocoEvaluator(one_object())
     with pytest.raises(ValueError, match=message):
-        evaluator.update({image_id: one_detection() | change})
+        evaluator.add(image_id, one_detection() | change)
     assert not evaluator.predictions
 
 
@@ -262,10 +211,3 @@ def test_wrong_input_is_named(image_id, change, message):
 def test_unknown_options_are_named(options):
     with pytest.raises(ValueError, match="cocoeval|boxes"):
         CocoEvaluator(one_object(), **options)
-
-
-def test_table_has_a_row_per_kind():
-    table = coco_table({"val_loss": 3.0} | {f"segm/{name}": 0.5 for name in METRIC_NAMES} | {"segm/APs": -1.0})
-    assert [column.header for column in table.columns][1:] == list(METRIC_NAMES)
-    assert [next(column.cells) for column in table.columns][:5] == ["segm", "50.0", "50.0", "50.0", "-"]
-    assert table.row_count == 1
