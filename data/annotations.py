@@ -102,6 +102,8 @@ def read_annotations(
     for section in ("images", "categories", "annotations"):
         _clean_ids(content[section], section, report)
     for position, entry in enumerate(content["images"]):
+        if isinstance(entry.get("coco_url"), str):  # LVIS has no file_name; the folder is train2017 or val2017
+            entry.setdefault("file_name", "/".join(entry["coco_url"].split("/")[-2:]))
         if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
             name = f"images[{position}]"
             report.add(name, f"file_name must be text: {shorten(entry.get('file_name'))}")

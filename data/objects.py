@@ -5,10 +5,10 @@ import sys
 from collections import Counter
 from typing import Any
 
-from pycocotools import mask as coco_mask
+import hotcoco
 
 from ..errors import shorten
-from .segmentations import NUMBERS, clean_segmentation
+from .segmentations import NUMBERS, clean_segmentation, to_rle
 
 BOX_TOLERANCE_PX = 1.0  # how far a box may leave its image and stay as it is: COCO's own boxes are rounded that far
 LARGEST_FLOAT = sys.float_info.max  # JSON may have larger integers
@@ -109,13 +109,4 @@ def _area(entry: dict, height: int, width: int) -> float:
         segmentation = clean_segmentation(entry.get("segmentation"), height, width)
     except ValueError:
         return float(entry["bbox"][2] * entry["bbox"][3])
-    return float(coco_mask.area(to_rle(segmentation, height, width)))
-
-
-def to_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """Return polygons or RLE as compressed RLE with the counts as bytes, as pycocotools takes it."""
-    if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    return segmentation
+    return float(hotcoco.mask.area(to_rle(segmentation, height, width)))

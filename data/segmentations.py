@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import hotcoco
+
 from ..errors import shorten
 
 NUMBERS = {int, float}
@@ -33,6 +35,17 @@ def clean_segmentation(segmentation: Any, height: int, width: int) -> list | dic
     if not isinstance(segmentation, Mapping) or not {"counts", "size"} <= segmentation.keys():
         raise ValueError(f"segmentation must be polygons or an RLE with counts and size: {shorten(segmentation)}")
     return _clean_rle(segmentation, height, width)
+
+
+def to_rle(segmentation: list | Mapping, height: int, width: int) -> dict[str, Any]:
+    """Return a clean segmentation as compressed RLE with text counts; of polygons the pixels that pycocotools draws."""
+    if isinstance(segmentation, list):
+        rle = hotcoco.mask.merge(hotcoco.mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], str):
+        return {"size": segmentation["size"], "counts": segmentation["counts"]}
+    else:
+        rle = hotcoco.mask.frPyObjects(segmentation, height, width)
+    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
 def decode_counts(text: str) -> list[int]:
@@ -96,7 +109,7 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
     for values, side in ((polygon[0::2], width), (polygon[1::2], height)):
         if values and not (-side <= min(values) and max(values) <= 2 * side):  # also if one of them is NaN
             outlier = max(values, key=lambda value: abs(value) if value == value else math.inf)
-            kind = "lies outside" if math.isfinite(outlier) else "is not finite"
+            kind = "is not finite" if outlier != outlier or abs(outlier) == math.inf else "lies too far outside"
             raise ValueError(f"segmentation {kind}: {shorten(outlier)} in an image of {width}x{height}")
     if not math.isfinite(sum(polygon)):
         raise ValueError("segmentation is not finite: it has NaN")

@@ -22,6 +22,7 @@ from .trainer import Trainer
 
 RUNS = Path("runs")
 RUN_FILES = ("config.py", "log.jsonl", "metrics.json", "last.pt", "best.pt")
+RESULT_FILES = ("predictions.json", "predictions_segm.json", "per_class.csv", "details.json")
 
 
 def run(config: TrainConfig, name: str = "run", console: Console | None = None) -> dict[str, float]:
@@ -109,7 +110,7 @@ def create_work_dir(folder: Path, config: TrainConfig) -> None:
     except OSError as error:
         raise InputError(f"folder {folder} cannot be created: {error.strerror}") from None
     if config.overwrite and not config.eval_only:
-        for file in RUN_FILES:
+        for file in (*RUN_FILES, *RESULT_FILES):
             (folder / file).unlink(missing_ok=True)
 
 

@@ -14,11 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from ..data.segmentations import to_rle
 from ..errors import InputError
 from ..layers.mask_ops import encode_masks
 from .lvis import is_lvis, renumber_lvis
 from .metrics import detection_limits, metric_names, summarize
-from .rle import to_rle
 
 KINDS = ("bbox", "segm")
 BACKENDS = {  # libraries with pycocotools' interface

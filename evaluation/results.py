@@ -8,10 +8,9 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from ..data.segmentations import clean_segmentation
+from ..data.segmentations import clean_segmentation, to_rle
 from ..errors import InputError, shorten
 from .coco import CocoEvaluator
-from .rle import to_rle
 
 LIMIT = 1e9  # of coordinates and scores; a larger number would not keep fractions
 KEYS = {"bbox": "bbox", "segm": "segmentation"}  # kind -> key of an entry

@@ -112,6 +112,15 @@ def test_a_missing_size_is_that_of_the_file(write_coco):
     assert annotations.images[1]["width"] == 60
 
 
+def test_without_a_file_name_it_is_the_end_of_the_url(write_coco):
+    def change(content):
+        content["images"][0].pop("file_name")
+        content["images"][0]["coco_url"] = "http://images.cocodataset.org/images/a.jpg"
+
+    path, folder = write_coco(change)
+    assert read_annotations(path, folder.parent, check_images=False).images[0]["file_name"] == "images/a.jpg"
+
+
 @pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"  \n"])
 def test_a_byte_order_mark_is_skipped(write_coco, mark):
     path, folder = write_coco()

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from detbackbones.data.objects import to_rle
-from detbackbones.data.segmentations import clean_segmentation, decode_counts, whole_number
+from detbackbones.data.segmentations import clean_segmentation, decode_counts, to_rle, whole_number
 
 SIZE = (37, 53)
 SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
@@ -77,7 +76,7 @@ def test_a_polygon_must_be_finite(value, place):
 
 @pytest.mark.parametrize("value", [2e8, -2e8, 10**400, 107, -54])
 def test_a_polygon_must_lie_near_its_image(value):
-    with pytest.raises((ValueError, OverflowError)):
+    with pytest.raises(ValueError, match="outside"):
         clean_segmentation([[value, *SQUARE[1:]]], *SIZE)
 
 

@@ -1,0 +1,159 @@
+"""Read Pascal VOC: one XML file per image in `Annotations`, images in `JPEGImages`, splits in `ImageSets`."""
+
+import os
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from ..errors import InputError, did_you_mean, shorten
+from .image_files import ImageFolder, suggest_path
+from .image_listing import image_suffixes
+from .xml_files import as_number, read_xml
+
+IMAGE_FOLDERS = ("JPEGImages", "images")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+FLAGS = {"0": 0, "1": 1}  # any other text is left to the check of the annotations
+
+
+def read_voc(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Path]:
+    """Read the annotations of a split.
+
+    VOC counts pixels from 1 and includes the last one: xmin = 1, xmax = 10 becomes x = 0, width = 10. A box with equal
+    or swapped corners has no area. Difficult objects become crowd regions: they are not learned, and to find them
+    counts neither as right nor as wrong, as in VOC's evaluation. Classes are numbered in the order of their names over
+    all XML files of the folder, so that splits agree. Parts of objects are not read.
+
+    Args:
+        path: the dataset's folder, whose split is listed in ImageSets/Main/<split>.txt; another list of images
+            (names of XML files without suffix, one per line; lines that end with -1 are left out); or a folder of XML
+            files, all of which are read.
+        image_dir: folder of the images; None: JPEGImages or images beside the folder of XML files, else that folder.
+        split: "train" or "val".
+
+    Returns:
+        Content in COCO's form, values unchecked, and the folder of the images.
+
+    Raises:
+        InputError: a file does not exist or has another form.
+    """
+    listing, folder = _locate(path, split)
+    files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.xml"))}
+    if not files:
+        raise InputError(f"folder {shorten(folder)} has no XML file; expected one per image")
+    if image_dir is None:
+        beside = (folder.parent / name for name in IMAGE_FOLDERS)
+        image_dir = next((candidate for candidate in beside if candidate.is_dir()), folder)
+    roots = {name: _read_root(file) for name, file in files.items()}
+    classes = sorted({_class_name(entry, source) for name in roots for entry, source in _objects(roots[name], name)})
+    numbers = {name: number for number, name in enumerate(classes, 1)}
+    listed = list(files) if listing is None else list(dict.fromkeys(_read_listing(listing, files)))
+    find_image = _ImageFinder(image_dir)
+    content: dict = {"images": [], "annotations": [], "categories": [{"id": numbers[n], "name": n} for n in classes]}
+    for image_id, name in enumerate(listed, 1):
+        root = roots[name]
+        size = {key: as_number(root.findtext(f"size/{key}")) for key in ("width", "height")}
+        image = {"id": image_id, "file_name": find_image(root.findtext("filename"), name)}
+        content["images"].append(image | size if all(size.values()) else image)
+        for entry, source in _objects(root, name):
+            difficult = (entry.findtext("difficult") or "0").strip()
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": numbers[_class_name(entry, source)],
+                    "bbox": _box(entry),
+                    "iscrowd": FLAGS.get(difficult, difficult),
+                    "source": f"{folder.name}/{source}",
+                }
+            )
+    return content, image_dir
+
+
+class _ImageFinder:
+    """Finds the image of an XML file: the file that it names, else one with its own name."""
+
+    def __init__(self, folder: Path):
+        self._path = folder
+        self._folder = ImageFolder(folder)
+
+    def __call__(self, file_name: str | None, name: str) -> str:
+        named = (file_name or "").strip()
+        return (named and self._folder.find(named)) or self._by_stem.get(name) or named or f"{name}.jpg"
+
+    @cached_property
+    def _by_stem(self) -> dict[str, str]:
+        files = (file.relative_to(self._path) for file in self._path.rglob("*"))
+        images = sorted(file for file in files if file.suffix.lower() in image_suffixes())
+        return {image.with_suffix("").as_posix(): image.as_posix() for image in images}
+
+
+def _locate(path: Path, split: str) -> tuple[Path | None, Path]:
+    """Return the list of images, None for all, and the folder of the XML files."""
+    if path.is_dir() and not (path / "ImageSets").is_dir() and not (path / "Annotations").is_dir():
+        return None, path
+    listing = path / "ImageSets" / "Main" / f"{split}.txt" if path.is_dir() else path
+    if not os.path.isfile(listing):
+        raise InputError(f"list of images {shorten(listing)} does not exist{suggest_path(listing)}")
+    for parent in listing.absolute().parents[:3]:
+        if (parent / "Annotations").is_dir():
+            return listing, parent / "Annotations"
+    raise InputError(
+        f"{shorten(listing)}: no folder Annotations beside ImageSets; expected one XML file per image in it"
+    )
+
+
+def _read_root(file: Path) -> Element:
+    root = read_xml(file)
+    if root.tag != "annotation":
+        raise InputError(f"{shorten(file)} has the root <{shorten(root.tag)}>, expected <annotation>; move it away")
+    return root
+
+
+def _objects(root: Element, name: str) -> Iterator[tuple[Element, str]]:
+    """Yield the objects of an XML file with their names in messages."""
+    for position, entry in enumerate(root.iterfind("object"), 1):
+        yield entry, f"{name}.xml object {position}"
+
+
+def _class_name(entry: Element, source: str) -> str:
+    name = (entry.findtext("name") or "").strip()
+    if not name:
+        raise InputError(f"{shorten(source)} has no class; expected <name> with text")
+    return name
+
+
+def _box(entry: Element) -> list:
+    """Return [x, y, width, height], or the corners as they stand if one of them is not a number."""
+    corners = [as_number(entry.findtext(f"bndbox/{key}")) for key in CORNERS]
+    if not all(isinstance(corner, float) for corner in corners):
+        return corners
+    left, top, right, bottom = corners
+    return [left - 1, top - 1, _extent(left, right), _extent(top, bottom)]  # type: ignore[operator,arg-type]
+
+
+def _extent(first: float, last: float) -> float:
+    return last - first + (last > first)
+
+
+def _read_listing(listing: Path, known: Collection[str]) -> Iterable[str]:
+    """Yield the names of the listed XML files."""
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{shorten(listing)} cannot be read: {shorten(error)}") from None
+    stems = {os.path.basename(name): name for name in known}
+    for number, line in enumerate(map(str.strip, lines), 1):
+        name, _, flag = line.rpartition(" ")
+        if line in known or flag not in ("-1", "0", "1"):
+            name, flag = line, ""
+        if not name or flag == "-1":
+            continue
+        name = name.strip().replace("\\", "/")
+        stem = os.path.splitext(name)[0]
+        found = next((spelling for spelling in (name, stem) if spelling in known), stems.get(os.path.basename(stem)))
+        if found is None:
+            hint = did_you_mean(stem[:300], list(stems)[:1000])
+            place = f"{shorten(listing)}:{number}"
+            raise InputError(f"{place}: no annotation {shorten(stem)}.xml in Annotations; {shorten(hint, 200)}")
+        yield found
