@@ -23,9 +23,10 @@ def read_yolo(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Pat
     """Read the annotations of a split.
 
     A line of a label file is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, in fractions of the
-    displayed image (after EXIF's orientation); the box of a polygon is its extent. An image without a label file, or
-    with an empty one, has no objects. The label file of `images/a/b.jpg` is `labels/a/b.txt` (the last folder with the
-    name `images` counts), or lies beside the image. If the YAML file has `kpt_shape`, key points are not read.
+    displayed image (after EXIF's orientation); the box of a polygon is its extent. A line that repeats another one is
+    left out, as by Ultralytics. An image without a label file, or with an empty one, has no objects. The label file of
+    `images/a/b.jpg` is `labels/a/b.txt` (the last folder with the name `images` counts), or lies beside the image. If
+    the YAML file has `kpt_shape`, key points are not read.
 
     Args:
         path: data.yaml, or a folder with one; or a folder with images/<split>, labels/<split> and classes.txt. The
@@ -199,7 +200,8 @@ def _read_lines(file: Path) -> list[str]:
 def _read_labels(
     file: Path, names: Mapping[int, str], max_numbers: int | None
 ) -> Iterator[tuple[int, int, list[float]]]:
-    """Yield the number of a line, its class and its other numbers."""
+    """Yield the number of a line, its class and its other numbers; a line that was there already is left out."""
+    seen = set()
     for line, text in enumerate(_read_lines(file), 1):
         if not text.strip():
             continue
@@ -215,7 +217,9 @@ def _read_labels(
         if len(numbers) != BOX_NUMBERS and (len(numbers) < MIN_POLYGON_NUMBERS or len(numbers) % 2):
             expected = "5 (class cx cy w h), or a class and x y of 3 points or more"
             raise InputError(f"{place}: {len(numbers) + 1} numbers, expected {expected}")
-        yield line, int(class_id), numbers
+        if (shape := (class_id, *numbers)) not in seen:
+            seen.add(shape)
+            yield line, int(class_id), numbers
 
 
 def _shape(numbers: Sequence[float], width: int, height: int) -> dict[str, list]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -15,7 +14,7 @@ class MaskCrops:
     """The masks of one image. A dense bool tensor of 500 masks of 800 x 1333 has 533 MB; this has 67 MB at most.
 
     Attributes:
-        bits: uint8, the crops one after another, row by row, 8 pixels per byte (numpy.packbits).
+        bits: uint8, the crops one after another, 8 pixels per byte (numpy.packbits), column by column as in COCO's RLE.
         boxes: N x 4 int64 xyxy on the CPU, the pixels of each crop; x2 and y2 are exclusive. Without a pixel: zeros.
         size: height and width of the image.
     """
@@ -26,14 +25,15 @@ class MaskCrops:
 
     @classmethod
     def pack(cls, masks: Iterable[np.ndarray], size: tuple[int, int]) -> "MaskCrops":
-        """Crop and pack H x W masks, one at a time."""
+        """Crop and pack height x width masks, one at a time; fastest in Fortran order, in which pycocotools draws."""
         bits, boxes = [np.zeros(0, np.uint8)], []
         for mask in masks:
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            top, bottom = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
+            columns = np.flatnonzero(mask.any(0))
             left, right = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+            rows = np.flatnonzero(mask[:, left:right].any(1))
+            top, bottom = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
             boxes.append([left, top, right, bottom])
-            bits.append(np.packbits(mask[top:bottom, left:right]))
+            bits.append(np.packbits(mask[top:bottom, left:right].T))
         packed = torch.from_numpy(np.concatenate(bits))
         return cls(packed, torch.tensor(np.array(boxes, np.int64).reshape(-1, 4)), size)
 
@@ -46,13 +46,13 @@ class MaskCrops:
 
     def crop(self, index: int) -> Tensor:
         """Return the pixels of one mask inside its box: h x w bool, on the device of the bits."""
-        left, top, right, bottom = self.boxes.T
-        lengths = ((right - left) * (bottom - top) + 7) // 8  # bytes
-        start, length = int(lengths[:index].sum()), int(lengths[index])
-        height, width = int(bottom[index] - top[index]), int(right[index] - left[index])
+        widths, heights = (self.boxes[:, 2:] - self.boxes[:, :2]).unbind(1)
+        ends = ((widths * heights + 7) // 8).cumsum(0)  # in bytes
+        width, height, end = int(widths[index]), int(heights[index]), int(ends[index])
+        start = end - (width * height + 7) // 8
         shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=self.bits.device)
-        pixels = (self.bits[start : start + length, None] >> shifts) & 1  # bytes x 8 bits
-        return pixels.flatten()[: height * width].view(height, width).bool()
+        pixels = (self.bits[start:end, None] >> shifts) & 1  # bytes x 8 bits
+        return pixels.flatten()[: width * height].view(width, height).T.bool()
 
     def dense(self) -> Tensor:
         """Return N x H x W bool."""
@@ -63,35 +63,36 @@ class MaskCrops:
 
 
 def project_masks(masks: MaskCrops | Tensor, boxes: Tensor, indices: Tensor, resolution: int) -> Tensor:
-    """Resample the mask of each RoI's object inside the RoI, as torchvision's `project_masks_on_boxes`.
+    """Resample the mask of each RoI's object inside the RoI, bit for bit as torchvision's `project_masks_on_boxes`.
 
-    RoIAlign runs once per object on its crop, instead of on a float copy of all dense masks.
+    RoIAlign runs once per object, so that one mask at a time is dense, instead of all of them in float32.
 
     Args:
         masks: the masks of an image, N x H x W if dense.
-        boxes: K x 4 xyxy in pixels, inside of the image.
+        boxes: K x 4 xyxy in pixels.
         indices: K int64, the mask of each box.
         resolution: cells of the result per side.
 
     Returns:
-        K x resolution x resolution float32 in [0, 1].
+        K x resolution x resolution in [0, 1], with the dtype of the boxes.
     """
     targets = boxes.new_zeros((len(boxes), resolution, resolution))
-    for index in indices.unique().tolist():
-        chosen = indices == index
-        pixels, offset = _padded_crop(masks, index) if isinstance(masks, MaskCrops) else (masks[index], (0, 0))
-        if pixels.numel():
-            rois = boxes[chosen] - boxes.new_tensor(offset * 2)
-            targets[chosen] = roi_align(pixels[None, None].to(boxes.dtype), [rois], resolution)[:, 0]
+    order = indices.argsort()
+    distinct, counts = indices.unique(return_counts=True)
+    for index, chosen in zip(distinct.tolist(), order.split(counts.tolist()), strict=True):
+        mask = masks[index] if isinstance(masks, Tensor) else _upper_left_part(masks, index)
+        targets[chosen] = roi_align(mask[None, None].to(boxes.dtype), [boxes[chosen]], resolution)[:, 0]
     return targets
 
 
-def _padded_crop(masks: MaskCrops, index: int) -> tuple[Tensor, tuple[int, int]]:
-    """Return a crop with its offset (x, y), padded by a pixel of zeros where it does not end at the image's border.
+def _upper_left_part(masks: MaskCrops, index: int) -> Tensor:
+    """Return a float32 mask up to its last row and column, and one more of each if the image has them.
 
-    RoIAlign repeats the outermost pixels of its input: zeros inside of the image, and the mask itself at the border.
+    RoIAlign reads its last row and column for samples up to a pixel beyond them, and zeros further away. Shifted boxes,
+    which would spare the part left of the object and above it, would change the last bits of the result.
     """
-    height, width = masks.size
     left, top, right, bottom = masks.boxes[index].tolist()
-    padding = (int(left > 0), int(right < width), int(top > 0), int(bottom < height))
-    return F.pad(masks.crop(index), padding), (left - padding[0], top - padding[2])
+    height, width = masks.size
+    part = torch.zeros((min(bottom + 1, height), min(right + 1, width)), device=masks.bits.device)
+    part[top:bottom, left:right] = masks.crop(index)
+    return part

@@ -65,6 +65,11 @@ def test_polygons_and_boxes_in_one_file(dataset):
     assert (polygon["category_id"], polygon["source"]) == (0, "train/train.txt:3")
 
 
+def test_a_line_that_repeats_another_one_is_left_out(dataset):
+    entries = read_yolo(dataset(labels=BOX + "0 0.5 0.5 0.2 0.4\n" + BOX.replace("1 ", "1.0  ")), None, "train")[0]
+    assert [entry["category_id"] for entry in entries["annotations"]] == [1, 0]
+
+
 def test_sizes_are_those_of_the_displayed_image(dataset):
     root = dataset()
     exif = Image.Exif()
