@@ -37,7 +37,7 @@ def clean_segmentation(segmentation: Any, height: int, width: int) -> list | dic
     return _clean_rle(segmentation, height, width)
 
 
-def to_rle(segmentation: list | Mapping, height: int, width: int) -> dict[str, Any]:
+def to_rle(segmentation: list | dict, height: int, width: int) -> dict[str, Any]:
     """Return a clean segmentation as compressed RLE with text counts; of polygons the pixels that pycocotools draws."""
     if isinstance(segmentation, list):
         rle = hotcoco.mask.merge(hotcoco.mask.frPyObjects(segmentation, height, width))

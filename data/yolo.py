@@ -117,12 +117,10 @@ def _class_names(settings: Mapping, file: Path) -> dict[int, str]:
 
 def _read_class_file(folder: Path) -> dict[int, str]:
     for file in (folder / name for name in CLASS_FILES):
-        if file.is_file():
-            lines = map(str.strip, _read_lines(file))
-            return dict(enumerate(name for name in lines if name))
-    raise InputError(
-        f"folder {shorten(folder)} has neither a .yaml file nor classes.txt; expected the names of classes"
-    )
+        names = list(filter(None, map(str.strip, _read_lines(file)))) if file.is_file() else []
+        if names:
+            return dict(enumerate(names))
+    raise InputError(f"folder {shorten(folder)} has neither a .yaml file nor a classes.txt with the names of classes")
 
 
 def _split_folder(folder: Path, split: str) -> Path:
@@ -178,7 +176,7 @@ def _listed_image(line: str, roots: Sequence[Path]) -> Path:
 
 
 def _label_places(image: Path) -> list[Path]:
-    beside = image.with_suffix(".txt")
+    beside = image.parent / f"{image.stem}.txt"  # a listed "/" has no name, for which with_suffix raises
     *folders, name = beside.parts
     if "images" not in folders:
         return [beside]

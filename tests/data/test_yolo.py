@@ -246,17 +246,25 @@ def test_no_label_file_at_all_is_an_error(write):
         read_yolo(root, None, "train")
 
 
-def test_a_missing_image_of_a_list_is_named(dataset, write):
+@pytest.mark.parametrize("name", ["images/train/gone.jpg", "/"])
+def test_a_missing_image_of_a_list_is_named(dataset, write, name):
     root = dataset("train: list.txt\n" + NAMES)
-    write(**{"list.txt": "images/train/train.jpg\nimages/train/gone.jpg\n"})
-    with input_error("gone.jpg", "does not exist", "skip_unreadable=true"):
+    write(**{"list.txt": f"images/train/train.jpg\n{name}\n"})
+    with input_error(Path(name).name, "does not exist", "skip_unreadable=true"):
         read_annotations(root, None, masks=False)
 
 
-@pytest.mark.parametrize("files,words", [(["a.yaml", "b.yml"], ["2 YAML files", "a.yaml"]), ([], ["classes.txt"])])
+@pytest.mark.parametrize(
+    "files,words",
+    [
+        ({"a.yaml": NAMES, "b.yml": NAMES}, ["2 YAML files", "a.yaml"]),
+        ({}, ["neither a .yaml file nor a classes.txt"]),
+        ({"classes.txt": "\n"}, ["neither a .yaml file nor a classes.txt"]),
+    ],
+)
 def test_a_folder_that_is_not_clear(write, files, words):
     with input_error(*words):
-        read_yolo(write(**{"images/train/a.jpg": None}, **dict.fromkeys(files, NAMES)), None, "train")
+        read_yolo(write(**{"images/train/a.jpg": None}, **files), None, "train")
 
 
 def test_equals_what_hotcoco_writes(coco_tiny, tmp_path):
