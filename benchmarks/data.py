@@ -20,6 +20,7 @@ from ..data.coco import CocoDataset
 from ..errors import InputError
 from ..evaluation.coco import CocoEvaluator
 from ..evaluation.tables import coco_table
+from ..layers.mask_crops import MaskCrops
 from ..registry import build_detector
 from .networks import RunAndOutput, Settings
 
@@ -107,9 +108,14 @@ def summary(batches) -> dict[tuple[int, str], torch.Tensor]:
         values |= {
             (index, "pixel"): images.tensors.mean() + 3,  # away from zero, for a relative error
             (index, "boxes"): torch.cat([target["boxes"] for target in targets]),
-            (index, "areas"): torch.cat([target["masks"].sum((1, 2)) for target in targets]),
+            (index, "areas"): torch.cat([mask_areas(target["masks"]) for target in targets]),
         }
     return values
+
+
+def mask_areas(masks: torch.Tensor | MaskCrops) -> torch.Tensor:
+    """Return the number of pixels of each mask."""
+    return (masks.dense() if isinstance(masks, MaskCrops) else masks).sum((1, 2))
 
 
 def imports(name: str, settings: Settings) -> RunAndOutput:
