@@ -5,6 +5,7 @@ message; what is plain is corrected, and counted.
 """
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,15 @@ from .coco_json import read_coco
 from .formats import read_source, recognise_format
 from .image_entries import clean_images
 from .image_files import suggest_path
-from .objects import AREA_DERIVED, clean_object, is_normalised, looks_like_corners
+from .objects import AREA_DERIVED, clean_object, is_normalised, is_ordered_as_corners, looks_like_corners
 from .problems import Report
 from .segmentations import whole_number
 
 Id = int | str
 COCO_FORMATS = ("coco", "lvis")
+LVIS_KEYS = {"neg_category_ids", "not_exhaustive_category_ids"}
+MAX_DIGITS = 30  # of an id as text
+MIN_CORNER_BOXES = 10  # so many boxes are hardly all wider than their x and higher than their y by chance
 
 
 @dataclass
@@ -80,7 +84,7 @@ def read_annotations(
         masks: whether every annotation needs a segmentation; None: if at least one has it.
         drop_bad_objects: leave out unusable annotations and count them. COCO's own train2017 has a few.
         skip_unreadable: allow images that are missing, unreadable or of another size than annotated. They still count
-            in an evaluation.
+            in an evaluation, unless the file lacks their width or height.
         check_images: look at the image files.
         channels: number of channels that the images must give; None: any.
         max_pixels: largest number of pixels of an image.
@@ -93,9 +97,11 @@ def read_annotations(
     format = format or recognise_format(path)
     if format in COCO_FORMATS:
         content = read_coco(path)
+        if format == "lvis" and not any(LVIS_KEYS & image.keys() for image in content["images"]):
+            raise InputError(f"{path} is not an LVIS file: its images have none of {', '.join(sorted(LVIS_KEYS))}")
     else:
         content, image_dir = read_source(path, image_dir, format, split)
-    if check_images and (image_dir is None or not image_dir.is_dir()):
+    if check_images and (image_dir is None or not os.path.isdir(image_dir)):
         hint = "; set image_dir" if image_dir is None else suggest_path(image_dir)
         raise InputError(f"image folder {shorten(image_dir)} does not exist{hint}")
     report = Report(path)
@@ -207,7 +213,7 @@ def _look_up(known: Mapping[Id, Any], entry: dict, key: str) -> Any:
     if type(value) is int and value in known:
         return known[value]
     spellings: list[Any] = [value, whole_number(value)] if type(value) in (float, str) else []
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < MAX_DIGITS:
         spellings.append(int(value))
     if type(value) is int:
         spellings.append(str(value))
@@ -227,6 +233,8 @@ def _check_meaning_of_boxes(entries: list[dict], images: Mapping[Id, dict], repo
         for entry, image in ((entry, images[entry["image_id"]]) for entry in entries)
         if looks_like_corners(entry.get("bbox"), image["height"], image["width"])
     ]
+    if corners and len(boxes) >= MIN_CORNER_BOXES and all(is_ordered_as_corners(box) for box in boxes):
+        corners = boxes
     advice = "expected [x, y, width, height] in pixels; convert them"
     for suspects, looks in ((normalised, "normalised to 0..1"), (corners, "[x1, y1, x2, y2]")):
         if 2 * len(suspects) > len(boxes):

@@ -1,6 +1,7 @@
 """Read a COCO `instances` file: JSON with the lists "images", "annotations" and "categories"."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def read_coco(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it does not exist, is not JSON, or lacks one of the lists.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"annotation file {shorten(path)} does not exist{suggest_path(path)}")
     content = _parse(path)
     if not isinstance(content, dict):

@@ -10,6 +10,8 @@ from .image_files import ImageFolder, ImageHeader, read_headers
 from .problems import Report
 from .segmentations import whole_number
 
+MAX_SIDE = 60_000  # pixels; COCO's RLE counts the pixels of an image in 32 bits
+
 
 def clean_images(
     entries: list[dict],
@@ -59,10 +61,12 @@ def clean_images(
                 entry["exif_orientation"] = header.orientation
             elif is_rotated is None:
                 unclear.append((entry, header))
-    if unclear and rotated[True] >= rotated[False]:
+    if unclear:
+        is_applied = rotated[True] >= rotated[False]
         for entry, header in unclear:
-            entry["exif_orientation"] = header.orientation
-        text = "EXIF orientation was applied though the annotated size does not tell whether the boxes follow it"
+            entry["exif_orientation"] = header.orientation if is_applied else 1
+        action = "applied" if is_applied else "ignored, as by most other images,"
+        text = f"EXIF orientation was {action} though the annotated size does not tell whether the boxes follow it"
         report.repairs[text] += len(unclear)
     for entry in entries:
         if entry["id"] in problems:
@@ -101,9 +105,9 @@ def _clean_size(entry: dict, header: ImageHeader | None) -> str | None:
             entry[key] = displayed_size(header)[key == "height"]
             continue
         number = whole_number(value)
-        if number is None or number < 1:
+        if number is None or not 1 <= number <= MAX_SIDE:
             entry[key] = 0
-            return f"{key} must be a whole number of pixels, at least 1: {shorten(value)}"
+            return f"{key} must be a whole number of pixels from 1 to {MAX_SIDE}: {shorten(value)}"
         entry[key] = number
     size = (entry["width"], entry["height"])
     if header is None or not known or size in ((header.width, header.height), displayed_size(header)):

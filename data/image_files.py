@@ -234,7 +234,11 @@ def _composed(name: str) -> str:
 @contextlib.contextmanager
 def _no_stderr() -> Iterator[None]:
     """Discard standard error, where libtiff writes several lines on a broken file, beside the error that is raised."""
-    saved = os.dup(2)
+    try:
+        saved = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
     try:
         with open(os.devnull, "w") as null:
             os.dup2(null.fileno(), 2)

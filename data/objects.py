@@ -20,7 +20,8 @@ def clean_object(entry: dict, height: int, width: int, masks: bool, repairs: Cou
     """Check an annotation; correct it in place where its meaning is plain, and count that in `repairs`.
 
     Args:
-        entry: the annotation. "iscrowd" becomes 0 or 1, a missing "area" is derived, "bbox" is clipped to the image.
+        entry: the annotation. "iscrowd" becomes 0 or 1, and a missing "area" is derived. A box that leaves the image
+            stays as it is, because COCO's metrics are defined on the boxes of the file.
         height, width: size of its image.
         masks: whether the segmentation is needed and therefore checked.
         repairs: output.
@@ -32,10 +33,8 @@ def clean_object(entry: dict, height: int, width: int, masks: bool, repairs: Cou
     if type(crowd) is not int or crowd not in (0, 1):
         entry["iscrowd"] = _crowd_flag(crowd)
         repairs["iscrowd was missing" if crowd is None else "iscrowd was not written as 0 or 1"] += 1
-    box = clean_box(entry.get("bbox"), height, width)
-    if box is not entry["bbox"]:
-        entry["bbox"] = box
-        repairs["boxes that left their image were clipped"] += 1
+    if check_box(entry.get("bbox"), height, width) > BOX_TOLERANCE_PX:
+        repairs["boxes leave their image; training clips them"] += 1
     if masks:
         segmentation = clean_segmentation(entry.get("segmentation"), height, width)
         if segmentation is not entry["segmentation"]:
@@ -47,8 +46,8 @@ def clean_object(entry: dict, height: int, width: int, masks: bool, repairs: Cou
         repairs[AREA_DERIVED] += 1
 
 
-def clean_box(box: Any, height: int, width: int) -> list:
-    """Return a COCO box [x, y, width, height] in pixels, clipped to its image if it leaves it by more than a pixel.
+def check_box(box: Any, height: int, width: int) -> float:
+    """Return how many pixels a COCO box [x, y, width, height] leaves its image; negative if it lies inside.
 
     Raises:
         ValueError: it is not four finite numbers; it has no area; it lies outside, or further than one side of the
@@ -66,13 +65,12 @@ def clean_box(box: Any, height: int, width: int) -> list:
         raise ValueError(f"bbox looks normalised to 0..1, expected pixels: {shorten(box)}")
     overhang = max(-x, -y, right - width, bottom - height)
     if overhang <= BOX_TOLERANCE_PX:
-        return box
+        return overhang
     if max(-x, right - width) > width or max(-y, bottom - height) > height:
         raise ValueError(f"bbox leaves its image too far: {shorten(box)} by {overhang:.1f} px of {width}x{height}")
-    x, y, right, bottom = max(x, 0), max(y, 0), min(right, width), min(bottom, height)
-    if right <= x or bottom <= y:
+    if min(right, width) <= max(x, 0) or min(bottom, height) <= max(y, 0):
         raise ValueError(f"bbox lies outside of its image: {shorten(box)} in {width}x{height}")
-    return [x, y, right - x, bottom - y]
+    return overhang
 
 
 def is_normalised(box: Any) -> bool:
@@ -80,7 +78,8 @@ def is_normalised(box: Any) -> bool:
     if not _has_four_numbers(box):
         return False
     x, y, box_width, box_height = box
-    return x >= 0 and y >= 0 and 0 < box_width <= 1 - x and 0 < box_height <= 1 - y
+    has_fraction = any(value % 1 for value in box)
+    return has_fraction and x >= 0 and y >= 0 and 0 < box_width <= 1 - x and 0 < box_height <= 1 - y
 
 
 def looks_like_corners(box: Any, height: int, width: int) -> bool:
@@ -88,12 +87,21 @@ def looks_like_corners(box: Any, height: int, width: int) -> bool:
     if not _has_four_numbers(box):
         return False
     x, y, third, fourth = box
-    leaves = max(x + third - width, y + fourth - height) > BOX_TOLERANCE_PX
-    return leaves and 0 <= x < third and 0 <= y < fourth
+    return max(x + third - width, y + fourth - height) > BOX_TOLERANCE_PX and is_ordered_as_corners(box)
+
+
+def is_ordered_as_corners(box: Any) -> bool:
+    """Return whether a box could be [x1, y1, x2, y2]."""
+    return _has_four_numbers(box) and 0 <= box[0] < box[2] and 0 <= box[1] < box[3]
 
 
 def _has_four_numbers(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= NUMBERS
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_usual_number, box))
+
+
+def _is_usual_number(value: Any) -> bool:
+    """Return whether a value is a number; not an integer that floats cannot hold."""
+    return type(value) is float or (type(value) is int and abs(value) <= LARGEST_FLOAT)
 
 
 def _crowd_flag(value: Any) -> int:

@@ -211,6 +211,9 @@ class Detector(nn.Module):
             )
         if not ((boxes[:, 2:] > boxes[:, :2]).all() & (labels >= 0).all() & (labels < self.num_classes).all()):
             raise ValueError(f"a target has a box without area or a label outside 0 to {self.num_classes - 1}")
+        for target in targets:
+            if "segm" in self.tasks and len(target["masks"]) != len(target["boxes"]):
+                raise ValueError(f"a target has {len(target['boxes'])} boxes and {len(target['masks'])} masks")
         return [dict(t, boxes=t["boxes"].float(), labels=t["labels"] + self.label_offset) for t in targets]
 
     def postprocess(

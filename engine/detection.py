@@ -1,6 +1,7 @@
 """Task and config of object detection and instance segmentation on COCO-format data."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,8 +26,13 @@ from ..registry import (
     lookup,
 )
 from ..visualization.detections import save_grid
-from ..weights.sources import read_file
-from ..weights.torchvision_detectors import CLASS_LAYERS, convert_torchvision_detector, is_torchvision_detector
+from ..weights.sources import read_file, read_metadata
+from ..weights.torchvision_detectors import (
+    CLASS_LAYERS,
+    convert_torchvision_detector,
+    is_torchvision_detector,
+    select_classes,
+)
 from .checkpoint import find_checkpoint, fine_tune
 from .coco_results import save_details, save_predictions
 from .config import Keys, Positive
@@ -122,6 +128,8 @@ class DetectionTask(Task):
             return dataset
         annotations = self._read_annotations(split)
         dataset = self._dataset(annotations, training=True, masks=self.masks, short_side=self.config.short_side)
+        if dataset.num_empty:
+            plain_console().print(f"{annotations.path}: {dataset.num_empty} images without objects train as background")
         if len(dataset) == dataset.num_empty:
             reasons = "; ".join(annotations.report.lines())
             raise InputError(f"{annotations.path} has no image with a usable object that is not a crowd; {reasons}")
@@ -140,6 +148,11 @@ class DetectionTask(Task):
             return
         path = dataset.annotations.path
         if sorted(dataset.names) != sorted(names) or len(set(names)) < len(names):
+            if sorted(dataset.names) == sorted(names):
+                doubled = shorten(", ".join(sorted({name for name in names if names.count(name) > 1})))
+                raise InputError(
+                    f"classes of {where} ({path}) have other ids, and cannot be matched by name: {doubled}"
+                )
             missing = ", ".join(sorted(set(names) - set(dataset.names))) or "none"
             unknown = ", ".join(sorted(set(dataset.names) - set(names))) or "none"
             differences = f"missing: {shorten(missing)}, unknown: {shorten(unknown)}"
@@ -153,11 +166,21 @@ class DetectionTask(Task):
         set_normalisation(model.backbone, metadata, image_channels(self.config))
         return model
 
-    def start_from(self, model: nn.Module, path: str, metadata: Mapping[str, Any]) -> list[str]:
-        """Load a checkpoint or a detector of torchvision; class layers start anew if the number of classes differs."""
+    def start_from(self, model: Any, path: str, metadata: Mapping[str, Any]) -> list[str]:
+        """Load a checkpoint or a detector of torchvision.
+
+        Class layers keep the rows of the same names; they start anew if a class is missing in the checkpoint.
+        """
         state = read_file(find_checkpoint(path))
+        names, trained_names = metadata["category_names"], read_metadata(path).get("category_names", [])
         if is_torchvision_detector(state):
-            state = convert_torchvision_detector(state, metadata["category_names"])
+            state = convert_torchvision_detector(state, names)
+        elif trained_names != names and set(names) <= set(trained_names):
+            offset = model.label_offset  # 1 if the layers have a row of the background
+            rows = [trained_names.index(name) + offset for name in names]
+            state = select_classes(state, rows, len(trained_names) + offset)
+        elif trained_names and trained_names != names:  # other classes, perhaps as many: no row keeps its meaning
+            state |= {key: value[:0] for key, value in state.items() if any(layer in key for layer in CLASS_LAYERS)}
         return fine_tune(model, state, path, CLASS_LAYERS)
 
     def losses(self, model: Any, items: Sequence[tuple[Tensor, dict]]) -> dict[str, Tensor]:
@@ -237,8 +260,8 @@ class DetectionTask(Task):
     def _read_annotations(self, split: Split) -> Annotations:
         paths = self.config.train if split == "train" else self.config.val
         root = ensure_shapes() if self.config.data_root == EMBEDDED else Path(self.config.data_root or "")
-        if not root.is_dir():
-            raise InputError(f"data_root {root} does not exist{suggest_path(root)}")
+        if not os.path.isdir(root):
+            raise InputError(f"data_root {shorten(root)} does not exist{suggest_path(root)}")
         annotations = read_annotations(
             _below(root, paths.ann_file),
             None if paths.image_dir is None else _below(root, paths.image_dir),

@@ -85,12 +85,13 @@ def image_metadata(config: ImageConfig, dataset: CocoDataset) -> dict[str, list[
     """
     if dataset.statistics is None:
         dataset.statistics = {}
-        weights = config.model["backbone"].get("weights")
+        weights = config.init_from or config.model["backbone"].get("weights")
         if config.image_mean is not None:
             dataset.statistics = {name: _floats(getattr(config, name)) for name in STATISTICS}
         elif weights is not None:  # a run of ours keeps them in its metadata
             trained = read_metadata(str(weights))
             dataset.statistics = {name: trained[name] for name in STATISTICS if name in trained}
+            dataset.image_range = dataset.image_range or trained.get("image_range")
         elif dataset.training and dataset.channels != 3:
             dataset.statistics = dict(zip(STATISTICS, channel_statistics(dataset)))
     return {"image_range": _floats(dataset.image_range), **dataset.statistics}

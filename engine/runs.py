@@ -22,7 +22,10 @@ from .trainer import Trainer
 
 RUNS = Path("runs")
 RUN_FILES = ("config.py", "log.jsonl", "metrics.json", "last.pt", "best.pt")
-RESULT_FILES = ("predictions.json", "predictions_segm.json", "per_class.csv", "details.json")
+RESULT_FILES = (
+    *("predictions.json", "predictions_segm.json", "per_class.csv", "details.json"),
+    *("predictions.png", "pr_curves.png", "confusion_matrix.png"),
+)
 
 
 def run(config: TrainConfig, name: str = "run", console: Console | None = None) -> dict[str, float]:
@@ -144,7 +147,7 @@ def _initial_model(
         load_weights(model, state["model"], "to resume")
     elif init_from is not None:
         new_keys = ", ".join(task.start_from(model, init_from, metadata))
-        new_parts = f"; new, because the number of classes differs: {new_keys}" if new_keys else ""
+        new_parts = f"; new, because the classes differ: {new_keys}" if new_keys else ""
         console.print(Text(f"started from {init_from}{new_parts}"))
     return model
 

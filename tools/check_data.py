@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from detbackbones.data.annotations import Annotations, read_annotations
 from detbackbones.data.summary import duplicate_files, summarise_classes
@@ -50,7 +50,7 @@ def class_table(annotations: Annotations) -> Table:
     for summary in summaries[:MAX_CLASSES]:
         sizes = [summary.sizes[size] for size in ("small", "medium", "large")]
         numbers = [summary.objects, *sizes, summary.crowds, len(summary.images)]
-        table.add_row(escape(shorten(summary.name, 40)), *map(str, numbers))
+        table.add_row(Text(shorten(summary.name, 40)), *map(str, numbers))
     if len(summaries) > MAX_CLASSES:
         table.add_row(f"... and {len(summaries) - MAX_CLASSES} more")
     return table

@@ -17,6 +17,7 @@ scored by LVIS's rule.
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,8 @@ def load(path: Path, names: Sequence[str], settings: Settings) -> list[CocoEvalu
     annotations = read_annotations(
         path, None, split="val", masks="segm" in kinds, drop_bad_objects=drop, check_images=False
     )
+    for line in annotations.report.lines():
+        plain_console().print(f"{path}: {line}")
     evaluators = []
     for name, entries in zip(names, results, strict=True):
         evaluator = CocoEvaluator(annotations.content, kinds, settings.backend, settings.max_dets)
@@ -98,7 +101,7 @@ def load(path: Path, names: Sequence[str], settings: Settings) -> list[CocoEvalu
 
 def check_folder(folder: Path) -> None:
     """Raise InputError if the folder cannot be made, or holds results already."""
-    parent = next(path for path in [folder, *folder.parents] if path.exists())
+    parent = next(path for path in [folder, *folder.parents] if os.path.exists(path))
     if not parent.is_dir():
         raise InputError(f"out={shorten(folder)}: {shorten(parent)} is a file, expected a folder")
     for name in OUTPUTS:

@@ -73,10 +73,21 @@ def convert_torchvision_detector(
         renamed[key] = value
     if class_names is None or not set(class_names) <= set(CLASS_NAMES):
         return renamed
-    rows = [CLASS_NAMES.index(name) for name in class_names]
-    for key, value in renamed.items():
+    return select_classes(renamed, [CLASS_NAMES.index(name) for name in class_names], len(CLASS_NAMES))
+
+
+def select_classes(state: Mapping[str, Tensor], rows: Sequence[int], num_rows: int) -> dict[str, Tensor]:
+    """Return a detector's state dict whose class layers keep some classes, in the order of `rows`.
+
+    Args:
+        state: state dict under the keys of this package's detectors.
+        rows: numbers of the classes in the layers; in R-CNN heads, row 0 is the background, which is kept besides.
+        num_rows: number of classes in the layers, with the background if they have one.
+    """
+    selected = dict(state)
+    for key, value in state.items():
         if "classification_head.cls_logits." in key:  # rows: anchor, class
-            renamed[key] = value.unflatten(0, (-1, len(CLASS_NAMES)))[:, rows].flatten(0, 1)
+            selected[key] = value.unflatten(0, (-1, num_rows))[:, rows].flatten(0, 1)
         elif any(layer in key for layer in CLASS_LAYERS):  # rows: class, box coordinate (if any)
-            renamed[key] = value.unflatten(0, (len(CLASS_NAMES), -1))[[0, *rows]].flatten(0, 1)
-    return renamed
+            selected[key] = value.unflatten(0, (num_rows, -1))[[0, *rows]].flatten(0, 1)
+    return selected

@@ -81,6 +81,21 @@ def test_boxes_of_another_form_are_recognised(write_coco, boxes):
         read_annotations(*write_coco(change), drop_bad_objects=True)
 
 
+def test_boxes_that_are_all_ordered_as_corners_are_recognised_by_one_that_leaves_its_image(write_coco):
+    def change(content):
+        boxes = [[x, x, x + 5, x + 5] for x in range(12)] + [[40, 10, 55, 30]]
+        first = content["annotations"][0]
+        content["annotations"] = [first | {"id": i, "bbox": box} for i, box in enumerate(boxes)]
+
+    with input_error("13 of 13 boxes look [x1, y1, x2, y2]"):
+        read_annotations(*write_coco(change))
+
+
+def test_a_coco_file_is_not_read_as_lvis(write_coco):
+    with input_error("not an LVIS file"):
+        read_annotations(*write_coco(), format="lvis")
+
+
 @pytest.mark.parametrize("value", [float, str, lambda value: value - 20, lambda value: value + 2**70])
 def test_ids_may_be_of_any_kind(write_coco, value):
     def change(content):

@@ -27,7 +27,7 @@ ERRORS = {  # case -> words of the error message
 }
 REPORTS = {  # case -> words of the output
     "02_no_area": ["area", "derived"],
-    "22_bbox_negative": ["clipped"],
+    "22_bbox_negative": ["leave their image", "clips"],
     "64_val_without_annotations": ["val.json", "not one annotation"],
     "68_name_backslash": ["backslash"],
     "83_categories_same_name": ["'red'"],
