@@ -1,5 +1,6 @@
 """Benchmarks of data. A function builds one contender and returns (run, comparable), see measure.py."""
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pycocotools.coco import COCO
 from rich.console import Console
 from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
@@ -68,6 +70,21 @@ def evaluation(name: str, settings: Settings) -> RunAndOutput:
         return metrics
 
     return run, dict
+
+
+def annotations(name: str, settings: Settings) -> RunAndOutput:
+    """An annotation file of COCO to Python objects with an index by image; ours checks every value as well."""
+    if settings.data_root is None:
+        raise InputError("annotations needs data_root=FOLDER with annotations/instances_train2017.json")
+    path = Path(settings.data_root, "annotations/instances_train2017.json")
+
+    def run() -> dict[int, list[dict]]:
+        if name == "detbackbones":
+            return read_annotations(path, None, drop_bad_objects=True, check_images=False).objects
+        with contextlib.redirect_stdout(io.StringIO()):
+            return COCO(path).imgToAnns
+
+    return run, lambda objects: {"number of objects": sum(map(len, objects.values()))}
 
 
 def loader(name: str, settings: Settings) -> RunAndOutput:

@@ -45,6 +45,7 @@ BENCHMARKS = {
     # torchvision's stride of P6 is wrong if a side is not a multiple of 64 (60 for 480 pixels)
     "infer": Benchmark(networks.infer, ("torchvision", OURS, FUSED), 0.1),
     "evaluation": Benchmark(data.evaluation, ("pycocotools", OURS), 1e-12),
+    "annotations": Benchmark(data.annotations, ("pycocotools", OURS), 1e-4),
     "loader": Benchmark(data.loader, ("torchvision", OURS), 0.05),
     "import": Benchmark(data.imports, tuple(data.IMPORTS), 0.0),
 }

@@ -9,6 +9,7 @@ BENCHMARK is one of
     train       detector on an FPN: one training step
     infer       detector on an FPN: images to detections
     evaluation  COCO metrics of 200,000 boxes
+    annotations reading an annotation file (data_root=FOLDER in COCO's layout)
     loader      files on disk to normalised, padded batches, one thread (data_root=FOLDER in COCO's layout)
     import      importing the package
 

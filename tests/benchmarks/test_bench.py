@@ -188,3 +188,9 @@ def test_help_names_every_benchmark(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
     assert all(f"    {name} " in out for name in measure.BENCHMARKS)
+
+
+def test_annotations_are_all_read(bench, coco_tiny):
+    rows = bench("annotations", f"data_root={coco_tiny}", "rounds=1")["rows"]
+    assert list(rows) == ["pycocotools", OURS]
+    assert rows[OURS]["error"] == 0
