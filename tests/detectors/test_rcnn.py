@@ -8,6 +8,7 @@ from torch import nn
 
 from detbackbones import InputError, build_backbone, build_detector, build_neck
 from detbackbones.detectors.rcnn import FasterRCNN
+from detbackbones.layers.mask_crops import MaskCrops
 from detbackbones.registry import PROPOSAL_GENERATORS, ROI_HEADS, build
 
 RCNN_KINDS_AND_FORMS = [(kind, form) for kind, form in KINDS_AND_FORMS if kind != "retinanet"]
@@ -29,6 +30,20 @@ def test_zero_proposals(kind, form):
     assert [result["boxes"].shape for result in results] == [(0, 4), (0, 4)]
     if kind == "mask_rcnn":
         assert results[1]["masks"].shape == (0, 32, 64)
+
+
+@pytest.mark.parametrize("form", ["fpn", "c4"])
+@torch.no_grad()
+def test_packed_masks_give_the_losses_of_dense_masks(form):
+    detector = narrow_detector("mask_rcnn", form).eval()
+    images, targets = [torch.rand(3, 64, 96), torch.rand(3, 70, 50)], [objects(3, 64, 96), objects(2, 70, 50)]
+    packed = [dict(t, masks=MaskCrops.pack(t["masks"].numpy(), t["masks"].shape[1:])) for t in targets]
+    losses = []
+    for given in (targets, packed):
+        torch.manual_seed(1)  # both sample the same anchors and RoIs
+        losses.append(detector.losses(images, given))
+    assert losses[0]["loss_mask"] > 0
+    assert losses[0] == losses[1]
 
 
 def test_built_parts_equal_configs():

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from detbackbones.layers.mask_crops import MaskCrops, project_masks
@@ -25,6 +27,7 @@ def random_masks(count=12, seed=0):
 def random_boxes(count, seed=0):
     corners = np.random.default_rng(seed).random((count, 2, 2)) * (SIZE[1], SIZE[0])
     corners[::5] = [[0, 0], [SIZE[1], SIZE[0]]]
+    corners[1::5] += [[-6, 9]]  # some of them leave the image
     return torch.from_numpy(np.sort(corners, axis=1).reshape(-1, 4)).float()
 
 
@@ -56,6 +59,14 @@ def test_targets_equal_those_of_torchvision(seed, is_dense):
     expected = project_masks_on_boxes(dense, boxes, indices, 28)
     given = dense if is_dense else MaskCrops.pack(masks, SIZE)
     assert torch.equal(project_masks(given, boxes, indices, 28), expected)
+
+
+def test_loading_processes_and_accelerate_pass_them_on():
+    masks = random_masks()
+    loader = DataLoader([{"masks": MaskCrops.pack(masks, SIZE)}], num_workers=1, collate_fn=list)
+    (item,) = next(iter(loader))
+    assert (send_to_device(item, torch.device("cpu"), non_blocking=True)["masks"].dense().numpy() == masks).all()
+    assert send_to_device(item, torch.device("meta"))["masks"].bits.is_meta
 
 
 def test_no_boxes_give_no_targets():
