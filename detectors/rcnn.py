@@ -48,6 +48,7 @@ class FasterRCNN(Detector):
             (images, features, targets) -> (boxes per image, losses). See RPN.
         roi_heads: RoI heads, built on the levels of `roi_features` and called as torchvision's RoIHeads:
             (features, proposals, image sizes, targets) -> (detections, losses). See StandardRoIHeads and StageRoIHeads.
+            Targets have "masks" as given to the detector; torchvision's own heads need `MaskCrops.dense()`.
             If the config has a `stage`, the detector takes that stage from the backbone.
         roi_features: names of the neck's levels that RoIs are pooled from. Default: all but those that the neck adds
             above the backbone's deepest level (P6), which only the RPN uses (FPN paper, section 4.2).

@@ -203,6 +203,12 @@ def test_targets_that_do_not_fit(kind, change, message):
         detector.losses([torch.rand(3, 64, 64)], [objects(1, 64, 64) | change])
 
 
+def test_masks_that_do_not_fit():
+    target = objects(2, 64, 64)
+    with pytest.raises(ValueError, match="2 boxes and 1 masks"):
+        narrow_detector("mask_rcnn", "fpn").losses([torch.rand(3, 64, 64)], [target | dict(masks=target["masks"][:1])])
+
+
 def test_images_and_targets_that_do_not_fit():
     detector = narrow_detector("faster_rcnn", "fpn")
     image, target = torch.rand(3, 64, 64), objects(1, 64, 64)
