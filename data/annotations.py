@@ -4,8 +4,8 @@ The checks look at values: ids, sizes, boxes, segmentations and image files. All
 message; what is plain is corrected, and counted.
 """
 
-import math
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,17 +15,16 @@ from typing import Any
 from ..errors import InputError, shorten
 from .coco_json import read_coco
 from .formats import read_source, recognise_format
-from .image_entries import clean_images
-from .image_files import suggest_path
-from .objects import AREA_DERIVED, clean_object, is_normalised, is_ordered_as_corners, looks_like_corners
-from .problems import Report
+from .image_entries import ImageUse, clean_images
+from .image_folder import suggest_path
+from .objects import AREA_DERIVED, clean_object, misread_boxes
+from .problems import SOURCE, Report
 from .segmentations import whole_number
 
 Id = int | str
 COCO_FORMATS = ("coco", "lvis")
 LVIS_KEYS = {"neg_category_ids", "not_exhaustive_category_ids"}
 MAX_DIGITS = 30  # of an id as text
-MIN_CORNER_BOXES = 10  # so many boxes are hardly all wider than their x and higher than their y by chance
 
 
 @dataclass
@@ -71,8 +70,7 @@ def read_annotations(
     drop_bad_objects: bool = False,
     skip_unreadable: bool = False,
     check_images: bool = True,
-    channels: int | None = None,
-    max_pixels: float = math.inf,
+    use: ImageUse | None = None,
 ) -> Annotations:
     """Read and check the annotations of a split, and its images.
 
@@ -86,8 +84,7 @@ def read_annotations(
         skip_unreadable: allow images that are missing, unreadable or of another size than annotated. They still count
             in an evaluation, unless the file lacks their width or height.
         check_images: look at the image files.
-        channels: number of channels that the images must give; None: any.
-        max_pixels: largest number of pixels of an image.
+        use: how the images will be used; None: any use.
 
     Raises:
         InputError: a file or folder does not exist or has another form; ids are missing, doubled or unknown; or an
@@ -95,28 +92,18 @@ def read_annotations(
     """
     path = Path(path)
     format = format or recognise_format(path)
-    if format in COCO_FORMATS:
-        content = read_coco(path)
-        if format == "lvis" and not any(LVIS_KEYS & image.keys() for image in content["images"]):
-            raise InputError(f"{path} is not an LVIS file: its images have none of {', '.join(sorted(LVIS_KEYS))}")
-    else:
-        content, image_dir = read_source(path, image_dir, format, split)
-    if check_images and (image_dir is None or not os.path.isdir(image_dir)):
-        hint = "; set image_dir" if image_dir is None else suggest_path(image_dir)
-        raise InputError(f"image folder {shorten(image_dir)} does not exist{hint}")
+    content, image_dir = _read_content(path, image_dir, format, split)
+    if check_images and image_dir is None:
+        raise InputError(f"{shorten(path)} needs image_dir, the folder of its images")
+    if check_images and not os.path.isdir(image_dir):  # type: ignore[arg-type]
+        raise InputError(f"image folder {shorten(image_dir)} does not exist{suggest_path(image_dir)}")  # type: ignore
     report = Report(path)
     for section in ("images", "categories", "annotations"):
         _clean_ids(content[section], section, report)
-    for position, entry in enumerate(content["images"]):
-        if isinstance(entry.get("coco_url"), str):  # LVIS has no file_name; the folder is train2017 or val2017
-            entry.setdefault("file_name", "/".join(entry["coco_url"].split("/")[-2:]))
-        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-            name = f"images[{position}]"
-            report.add(name, f"file_name must be text: {shorten(entry.get('file_name'))}")
-            entry["file_name"] = name
+    _clean_file_names(content["images"], check_images, report)
     report.raise_problems(allowed=set())
     folder = image_dir if check_images else None
-    unreadable = clean_images(content["images"], folder, report, channels, max_pixels)
+    unreadable = clean_images(content["images"], folder, report, use)
     names = _category_names(content["categories"], report)
     if masks is None:
         masks = any(entry.get("segmentation") for entry in content["annotations"])
@@ -128,8 +115,9 @@ def read_annotations(
     objects = defaultdict(list)
     for entry in content["annotations"]:
         objects[entry["image_id"]].append(entry)
-    if not objects:
-        report.repairs["images, but not one annotation to train on or to score against"] += len(content["images"])
+    if all(entry["iscrowd"] for entry in content["annotations"]):
+        kind = "crowd regions alone" if content["annotations"] else "no annotations"
+        report.repairs[f"images with {kind}, so nothing to train on or to score against"] += len(content["images"])
     ids = sorted(names, key=lambda value: (isinstance(value, str), value))
     return Annotations(
         path=path,
@@ -142,6 +130,32 @@ def read_annotations(
         unreadable=unreadable,
         report=report,
     )
+
+
+def _read_content(path: Path, image_dir: Path | None, format: str, split: str) -> tuple[dict, Path | None]:
+    if format not in COCO_FORMATS:
+        content, image_dir = read_source(path, image_dir, format, split)
+        if not content["images"]:
+            raise InputError(f"{shorten(path)} lists no image of the split {split!r}")
+        return content, image_dir
+    content = read_coco(path)
+    if format == "lvis" and not any(LVIS_KEYS & image.keys() for image in content["images"]):
+        raise InputError(f"{path} is not an LVIS file: its images have none of {', '.join(sorted(LVIS_KEYS))}")
+    for entry in content["annotations"]:
+        entry.pop(SOURCE, None)  # of somebody else's
+    return content, image_dir
+
+
+def _clean_file_names(images: list[dict], are_needed: bool, report: Report) -> None:
+    for position, entry in enumerate(images):
+        if isinstance(entry.get("coco_url"), str):  # LVIS has no file_name; the folder is train2017 or val2017
+            entry.setdefault("file_name", "/".join(entry["coco_url"].split("/")[-2:]))
+        if not are_needed:
+            entry.setdefault("file_name", str(entry.get("id")))
+        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+            name = f"images[{position}]"
+            report.add(name, f"file_name must be text: {shorten(repr(entry.get('file_name')))}")
+            entry["file_name"] = name
 
 
 def _clean_ids(entries: list[dict], section: str, report: Report) -> None:
@@ -170,7 +184,10 @@ def _clean_ids(entries: list[dict], section: str, report: Report) -> None:
 
 
 def _category_names(categories: list[dict], report: Report) -> dict[Id, str]:
-    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
+    """Return the names by id, without blanks around them and in composed Unicode form, so that they can be compared."""
+    names = {
+        entry["id"]: unicodedata.normalize("NFC", str(entry.get("name", entry["id"])).strip()) for entry in categories
+    }
     for name, count in Counter(names.values()).items():
         if count > 1:
             report.repairs[f"categories have the same name {shorten(name)!r}; they stay different classes"] += count
@@ -193,7 +210,10 @@ def _clean_objects(content: dict, names: Mapping[Id, str], masks: bool, report: 
             report.add(
                 _name(entry), f"category_id is not in 'categories': {shorten(entry.get('category_id'))}; known: {known}"
             )
-    _check_meaning_of_boxes(usable, images, report)
+    sizes = [(images[entry["image_id"]]["height"], images[entry["image_id"]]["width"]) for entry in usable]
+    misread = misread_boxes([entry.get("bbox") for entry in usable], sizes)
+    if misread is not None:
+        raise InputError(f"{report.path}: {misread}")
     content["annotations"] = []
     for entry in usable:
         image = images[entry["image_id"]]
@@ -224,23 +244,5 @@ def _look_up(known: Mapping[Id, Any], entry: dict, key: str) -> Any:
     return None
 
 
-def _check_meaning_of_boxes(entries: list[dict], images: Mapping[Id, dict], report: Report) -> None:
-    """Raise InputError if most boxes are normalised, or have corners instead of a size."""
-    boxes = [entry.get("bbox") for entry in entries]
-    normalised = [box for box in boxes if is_normalised(box)]
-    corners = [
-        entry["bbox"]
-        for entry, image in ((entry, images[entry["image_id"]]) for entry in entries)
-        if looks_like_corners(entry.get("bbox"), image["height"], image["width"])
-    ]
-    if corners and len(boxes) >= MIN_CORNER_BOXES and all(is_ordered_as_corners(box) for box in boxes):
-        corners = boxes
-    advice = "expected [x, y, width, height] in pixels; convert them"
-    for suspects, looks in ((normalised, "normalised to 0..1"), (corners, "[x1, y1, x2, y2]")):
-        if 2 * len(suspects) > len(boxes):
-            number = f"{len(suspects)} of {len(boxes)}"
-            raise InputError(f"{report.path}: {number} boxes look {looks}, such as {suspects[0]}; {advice}")
-
-
 def _name(entry: dict) -> str:
-    return str(entry.get("source", f"annotation {shorten(entry['id'], 40)}"))
+    return entry.get(SOURCE) or f"annotation {shorten(entry['id'], 40)}"

@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import functional as TF
 from ..layers.mask_crops import MaskCrops
 from .annotations import Annotations, Id
 from .images import Range, read_image
-from .transforms import object_mask, resized_shape
+from .sizes import resized_shape
+from .transforms import object_mask
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ..errors import InputError, shorten
-from .image_files import suggest_path
+from .image_folder import suggest_path
 
 SECTIONS = ("images", "annotations", "categories")
 RELATIVES = {  # key of an annotation -> other files of COCO's family, and what to do

@@ -11,7 +11,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..errors import InputError, did_you_mean, shorten
-from .image_files import ImageFolder
+from .image_folder import ImageFolder
+from .problems import SOURCE
 from .xml_files import as_number, read_xml
 
 SUBSETS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
@@ -68,7 +69,7 @@ def read_cvat(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Pat
             except (KeyError, ValueError, OverflowError) as error:
                 reason = f"attribute {error} is missing" if isinstance(error, KeyError) else error
                 raise InputError(f"{shorten(file)}: {source}: {shorten(reason)}; export it again") from None
-            content["annotations"].append(annotation | {"iscrowd": 0, "source": f"{file.name}: {source}"})
+            content["annotations"].append(annotation | {"iscrowd": 0, SOURCE: f"{file.name}: {source}"})
     return content, image_dir
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError, check_known, shorten
 from .cvat import read_cvat
-from .image_files import suggest_path
+from .image_folder import suggest_path
 from .voc import read_voc
 from .xml_files import read_xml
 from .yolo import YAML_SUFFIXES, read_yolo
@@ -50,7 +50,8 @@ def read_source(path: Path, image_dir: Path | None, format: str, split: str) -> 
 
     Returns:
         {"images", "annotations", "categories"} and the folder that the images' file names are relative to. Each
-        annotation has its name for messages as "source". Images without a known size have no width and height.
+        annotation has its name for messages under `problems.SOURCE`. An image without a known size has no width and
+        height.
 
     Raises:
         InputError: a file does not exist or has another form.

@@ -11,11 +11,9 @@ from torchvision.transforms.v2 import functional as TF
 from ..errors import InputError, shorten
 from .image_files import read_headers
 from .images import Range, read_image
-from .transforms import resized_shape
+from .sizes import MAX_PIXELS, resized_shape
 
-# ResNet-50 with FPN needs 360 bytes per pixel and with output stride 8 550: up to 5 GB per batch, 14 GB per image
-MAX_BATCH_PIXELS = 2**23
-MAX_IMAGE_PIXELS = 25_000_000
+MAX_BATCH_PIXELS = 2**23  # ResNet-50 with FPN needs 360 bytes per pixel and with output stride 8 550, up to 5 GB
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def make_items(images: Mapping[Path, Path], short_side: int | None, channels: in
         The readable images, and an error message for each of the others.
 
     Raises:
-        InputError: an image has more pixels after resizing than MAX_IMAGE_PIXELS.
+        InputError: an image has more pixels after resizing than MAX_PIXELS.
     """
     items, unreadable = [], []
     for (name, path), header in zip(images.items(), read_headers(list(images.values()), channels), strict=True):
@@ -67,8 +65,8 @@ def make_items(images: Mapping[Path, Path], short_side: int | None, channels: in
         if header.orientation >= 5:
             height, width = width, height
         height, width = resized_shape(height, width, short_side, None)
-        if height * width > MAX_IMAGE_PIXELS:
-            found, limit = f"{height * width / 1e6:.1f} megapixels ({width} x {height})", MAX_IMAGE_PIXELS / 1e6
+        if height * width > MAX_PIXELS:
+            found, limit = f"{height * width / 1e6:.1f} megapixels ({width} x {height})", MAX_PIXELS / 1e6
             advice = "set short_side=" if short_side is None else "set a smaller short_side="
             raise InputError(f"image {shorten(path)} would have {found}, more than {limit:.0f}; {advice}")
         items.append(Item(name, path, (height, width), header.orientation))

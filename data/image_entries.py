@@ -1,24 +1,38 @@
 """Check the entries of section "images" against their files."""
 
-import math
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import shorten
-from .image_files import ImageFolder, ImageHeader, read_headers
+from .image_files import DEEP_COLOUR_PROBLEM, ImageHeader, read_headers
+from .image_folder import ImageFolder
 from .problems import Report
 from .segmentations import whole_number
+from .sizes import MAX_PIXELS, resized_shape
 
 MAX_SIDE = 60_000  # pixels; COCO's RLE counts the pixels of an image in 32 bits
 
 
+@dataclass(frozen=True)
+class ImageUse:
+    """How images will be used, which their files must allow.
+
+    Attributes:
+        channels, image_range: see `images.read_image`.
+        short_side, long_side: see `sizes.resized_shape`; the largest size that images get.
+    """
+
+    channels: int = 3
+    image_range: Sequence[float] | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+
+
 def clean_images(
-    entries: list[dict],
-    image_dir: Path | None,
-    report: Report,
-    channels: int | None = None,
-    max_pixels: float = math.inf,
+    entries: list[dict], image_dir: Path | None, report: Report, use: ImageUse | None = None
 ) -> dict[Any, str]:
     """Check the entries of images; complete and correct them in place.
 
@@ -31,47 +45,47 @@ def clean_images(
         entries: images with checked ids.
         image_dir: folder of the files; None: files are not looked at.
         report: output; its problems are left out with `skip_unreadable`.
-        channels: number of channels that the files must give; None: any.
-        max_pixels: largest number of pixels of an image.
+        use: how the images will be used; None: not checked.
 
     Returns:
         id -> why the image cannot be read.
     """
+    for entry in entries:
+        entry.pop("exif_orientation", None)  # of somebody else's
     problems: dict[Any, str] = {}
-    headers = {}
+    headers: dict[Any, ImageHeader] = {}
     if image_dir is not None:
         names = _find_files(entries, image_dir, problems, report)
-        found = read_headers([image_dir / name for name in names.values()], channels)
+        found = read_headers([image_dir / name for name in names.values()], None if use is None else use.channels)
         headers = dict(zip(names, found, strict=True))
-    rotated: Counter[bool] = Counter()
-    unclear = []
     for entry in entries:
         header = headers.get(entry["id"])
-        problem = _clean_size(entry, header)
+        problem = _clean_size(entry, header, report)
         problem = problem if header is None or header.problem is None else f"unreadable: {header.problem}"
+        if problem is None and use is not None:
+            problem = _use_problem(entry, header, use)
         if problem is not None:
             problems.setdefault(entry["id"], problem)
-        elif entry["width"] * entry["height"] > max_pixels:
-            megapixels = entry["width"] * entry["height"] / 1e6
-            problems[entry["id"]] = f"too large to be used unresized: {megapixels:.0f} megapixels; set short_side"
-        elif header is not None and header.orientation > 1:
-            is_rotated = _matches_rotation(entry, header)
-            rotated[is_rotated is True] += is_rotated is not None
-            if is_rotated:
-                entry["exif_orientation"] = header.orientation
-            elif is_rotated is None:
-                unclear.append((entry, header))
-    if unclear:
-        is_applied = rotated[True] >= rotated[False]
-        for entry, header in unclear:
-            entry["exif_orientation"] = header.orientation if is_applied else 1
-        action = "applied" if is_applied else "ignored, as by most other images,"
-        text = f"EXIF orientation was {action} though the annotated size does not tell whether the boxes follow it"
-        report.repairs[text] += len(unclear)
+    readable = [entry for entry in entries if entry["id"] in headers and entry["id"] not in problems]
+    _set_orientations([(entry, headers[entry["id"]]) for entry in readable], report)
     for entry in entries:
         if entry["id"] in problems:
             report.add(f"image {entry['file_name']}", problems[entry["id"]], "skip_unreadable")
     return problems
+
+
+def _set_orientations(images: list[tuple[dict, ImageHeader]], report: Report) -> None:
+    """Add "exif_orientation" to the entries of images that are to be rotated, see `clean_images`."""
+    turned = [(entry, header, _matches_rotation(entry, header)) for entry, header in images if header.orientation > 1]
+    counts = Counter(is_rotated for _, _, is_rotated in turned)
+    is_applied = counts[True] >= counts[False]
+    for entry, header, is_rotated in turned:
+        if is_rotated or (is_rotated is None and is_applied):
+            entry["exif_orientation"] = header.orientation
+    if counts[None]:
+        action = "applied" if is_applied else "ignored, as by most other images,"
+        text = f"EXIF orientation was {action} though the annotated size does not tell whether the boxes follow it"
+        report.repairs[text] += counts[None]
 
 
 def displayed_size(header: ImageHeader) -> tuple[int, int]:
@@ -96,18 +110,33 @@ def _find_files(entries: list[dict], image_dir: Path, problems: dict[Any, str], 
     return names
 
 
-def _clean_size(entry: dict, header: ImageHeader | None) -> str | None:
+def _use_problem(entry: dict, header: ImageHeader | None, use: ImageUse) -> str | None:
+    """Return why an image cannot be used so."""
+    if header is not None and header.deep_colour and use.image_range is not None:
+        return f"unreadable: {DEEP_COLOUR_PROBLEM}"
+    height, width = resized_shape(entry["height"], entry["width"], use.short_side, use.long_side)
+    if height * width <= MAX_PIXELS:
+        return None
+    limit = f"at most {MAX_PIXELS / 1e6:.0f} megapixels can be used"
+    return f"too large: it would have {width}x{height} pixels, {limit}; set a smaller short_side"
+
+
+def _clean_size(entry: dict, header: ImageHeader | None, report: Report) -> str | None:
     """Write width and height as whole numbers, from the header if they are missing; return what is wrong with them."""
     known = header is not None and header.problem is None
     for key in ("width", "height"):
         value = entry.get(key)
         if value is None and header is not None and known:
             entry[key] = displayed_size(header)[key == "height"]
+            report.repairs["width or height was missing, and taken from the file"] += 1
             continue
+        if value is None and header is None:
+            entry[key] = 0
+            return f"{key} is missing, and there is no file to take it from; set image_dir"
         number = whole_number(value)
         if number is None or not 1 <= number <= MAX_SIDE:
             entry[key] = 0
-            return f"{key} must be a whole number of pixels from 1 to {MAX_SIDE}: {shorten(value)}"
+            return f"{key} must be a whole number of pixels from 1 to {MAX_SIDE}: {shorten(repr(value))}"
         entry[key] = number
     size = (entry["width"], entry["height"])
     if header is None or not known or size in ((header.width, header.height), displayed_size(header)):

@@ -1,26 +1,24 @@
-"""Find image files, and read their headers: size, channels, orientation, and whether they decode."""
+"""Read the headers of image files: size, channels, orientation, and whether they decode."""
 
 import contextlib
 import os
 import re
 import threading
-import unicodedata
 import warnings
-from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import PIL
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from ..errors import did_you_mean, shorten
+from ..errors import shorten
 from .cache import FileFacts
 
 MAX_DECODED = 5000  # if more files than this are new, most are judged by their start and end
-MAX_SUGGESTIONS = 10  # per folder: a hint takes milliseconds, and a message shows no more
 THREADS = 8
 LARGE_PIXELS = 25e6  # images above are decoded one at a time, which bounds the memory of the threads
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -29,8 +27,11 @@ PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 PAGE_MODES = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # pages of a TIFF in these modes are channels
 CONVERTIBLE = (1, 3, 4)  # grey, RGB, RGBA
 EXIF_ORIENTATION = 0x0112
+SAMPLES_PER_PIXEL = 277  # tag of a TIFF file
 
 PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
+
+DEEP_COLOUR_PROBLEM = "image_range cannot be applied to 16-bit colour, of which Pillow keeps 8 bits; save it as .npy"
 
 _one_large_image = threading.Lock()
 
@@ -45,6 +46,7 @@ class ImageHeader:
             an array H x W x C.
         orientation: EXIF's orientation, 1 to 8; 1 if there is none or it is broken.
         convertible: whether the image also gives grey, RGB and RGBA, and not its own channels alone.
+        deep_colour: whether Pillow reduces its channels from 16 bits to 8.
         problem: why the image cannot be used, or None. An unreadable image may have the size 0 x 0.
     """
 
@@ -53,6 +55,7 @@ class ImageHeader:
     channels: int
     orientation: int = 1
     convertible: bool = True
+    deep_colour: bool = False
     problem: str | None = None
 
 
@@ -67,7 +70,7 @@ def read_headers(paths: Sequence[Path], channels: int | None = None) -> list[Ima
         paths: files that Pillow reads, and .npy files with numbers H x W or H x W x C.
         channels: the number of channels that images must give, else they have a `problem`. None: any number.
     """
-    facts = FileFacts(f"headers-1-pillow-{PIL.__version__}", paths)
+    facts = FileFacts(f"headers-2-pillow-{PIL.__version__}", paths)
     headers = [_from_facts(facts.get(index)) for index in range(len(paths))]
     new = [index for index, header in enumerate(headers) if header is None]
     decode = len(new) <= MAX_DECODED
@@ -99,7 +102,8 @@ def read_header(path: Path, decode: bool = True) -> ImageHeader:
         with Image.open(path) as image:
             pages = channel_pages(image)
             channels = len(pages) if len(pages) > 1 else len(image.getbands())
-            header = ImageHeader(*image.size, channels, _orientation(image), convertible=len(pages) == 1)
+            is_whole = len(pages) == 1 and not has_hidden_bands(image)
+            header = ImageHeader(*image.size, channels, _orientation(image), is_whole, is_deep_colour(image))
             if decode or not _has_end_marker(path):
                 _decode(image, pages)
         return header
@@ -130,7 +134,24 @@ def read_problem(error: Exception, path: Path) -> str:
 
 def channels_problem(found: int, expected: int) -> str:
     """Return the error message on an image that cannot give the number of channels asked for."""
-    return f"it has {found} channel(s), expected {expected}; set image_channels={found} or convert it"
+    advice = f"set image_channels={found}, or save it as .npy H x W x {expected}"
+    return f"it has {found} channel(s), expected {expected}; {advice}"
+
+
+def is_deep_colour(image: Image.Image) -> bool:
+    """Return whether Pillow reduces the colours of an image that is not loaded yet from 16 bits to 8."""
+    tiles = getattr(image, "tile", [])
+    if len(image.getbands()) == 1 or not tiles:
+        return False
+    arguments = tiles[0][3]
+    raw_mode = arguments[0] if isinstance(arguments, tuple) else arguments
+    return isinstance(raw_mode, str) and ";16" in raw_mode
+
+
+def has_hidden_bands(image: Image.Image) -> bool:
+    """Return whether a TIFF file has more samples per pixel than Pillow reads, such as near infrared beside RGB."""
+    samples = image.tag_v2.get(SAMPLES_PER_PIXEL) if isinstance(image, TiffImageFile) else None
+    return isinstance(samples, int) and samples > len(image.getbands())
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -164,73 +185,6 @@ def channel_pages(image: Image.Image) -> list[int]:
     return pages
 
 
-class ImageFolder:
-    """The files of an image folder, found under the names that annotations give them.
-
-    Args:
-        folder: an existing folder.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._listings: dict[str, dict[str, str]] = {}
-        self._suggestions_left = MAX_SUGGESTIONS
-
-    def find(self, name: str) -> str | None:
-        """Return the name, relative to the folder, of the file that an annotation names; None if it does not exist.
-
-        It is the name itself, or the name with backslashes as slashes, or the file whose name is the same text in
-        another Unicode form (composed, as on Linux and Windows, or decomposed, as from macOS).
-        """
-        for spelling in (name, name.replace("\\", "/")):
-            if self._listing("").get(_composed(spelling)) == spelling or os.path.isfile(self.folder / spelling):
-                return spelling
-        found = ""
-        for part in PurePosixPath(name.replace("\\", "/")).parts:
-            match = self._listing(found).get(_composed(part))
-            if match is None:
-                return None
-            found = os.path.join(found, match)
-        return found if os.path.isfile(self.folder / found) else None
-
-    def suggest(self, name: str) -> str:
-        """Return the end of an error message on a missing file, such as "; did you mean a.jpg?". May be empty."""
-        self._suggestions_left -= 1
-        return suggest_path(self.folder / name.replace("\\", "/")) if self._suggestions_left >= 0 else ""
-
-    def _listing(self, below: str) -> dict[str, str]:
-        """Return composed name -> name of what lies in a subfolder."""
-        if below not in self._listings:
-            self._listings[below] = {_composed(name): name for name in _list_folder(self.folder / below)}
-        return self._listings[below]
-
-
-def suggest_path(path: Path) -> str:
-    """Return the end of an error message on a missing path: the nearest names in its folder."""
-    if not os.path.isdir(path.parent):
-        return f"; its folder {shorten(path.parent)} does not exist either"
-    return _suggest(path.name, _list_folder(path.parent)) or f"; see {shorten(path.parent)}"
-
-
-def _suggest(name: str, names: Collection[str]) -> str:
-    """Return "; did you mean ...?" for `name` among `names`, or "" if the hint is too long."""
-    ordered = sorted(names)
-    middle = bisect_left(ordered, name)
-    hint = did_you_mean(name[:300], ordered[max(0, middle - 1000) : middle + 1000]) if names else "the folder is empty"
-    return f"; {shorten(hint, 200)}" if len(hint) < 200 else ""
-
-
-def _list_folder(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (OSError, ValueError):
-        return []
-
-
-def _composed(name: str) -> str:
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
 @contextlib.contextmanager
 def _no_stderr() -> Iterator[None]:
     """Discard standard error, where libtiff writes several lines on a broken file, beside the error that is raised."""
@@ -249,7 +203,7 @@ def _no_stderr() -> Iterator[None]:
 
 
 def _from_facts(facts: list | None) -> ImageHeader | None:
-    valid = facts is not None and len(facts) == 5 and set(map(type, facts)) <= {int, bool}
+    valid = facts is not None and len(facts) == 6 and set(map(type, facts)) <= {int, bool}
     return ImageHeader(*facts) if facts is not None and valid else None
 
 

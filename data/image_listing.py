@@ -21,6 +21,16 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(readable | {".mpo", ".npy"})  # Pillow reads an MPO file as JPEG
 
 
+def is_leftover(path: Path) -> bool:
+    """Return whether a file is the "._name" that macOS puts beside a file on other file systems."""
+    return path.name.startswith("._")
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image by its name."""
+    return path.suffix.lower() in image_suffixes() and not is_leftover(path)
+
+
 def list_images(inputs: Sequence[str], skipped: Path) -> dict[Path, Path]:
     """Return image files by their name without suffix, relative to the folder that was searched.
 
@@ -55,7 +65,7 @@ def _files_below(folder: Path, skipped: Path) -> Iterator[Path]:
 
     for parent, subfolders, names in os.walk(folder, onerror=fail):
         subfolders[:] = sorted(name for name in subfolders if not _is_same(Path(parent, name), skipped))
-        yield from (Path(parent, name) for name in sorted(names) if Path(name).suffix.lower() in image_suffixes())
+        yield from filter(is_image, (Path(parent, name) for name in sorted(names)))
 
 
 def _is_same(path: Path, other: Path) -> bool:

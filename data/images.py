@@ -8,7 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .image_files import channel_pages, channels_problem, hide_pillow_warnings, open_array, read_problem
+from .image_files import (
+    DEEP_COLOUR_PROBLEM,
+    channel_pages,
+    channels_problem,
+    has_hidden_bands,
+    hide_pillow_warnings,
+    is_deep_colour,
+    open_array,
+    read_problem,
+)
 
 BIT_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -27,7 +36,8 @@ def read_image(path: Path, channels: int = 3, image_range: Range | None = None, 
         path: the file.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA; a CMYK image stays CMYK), to which images are converted. Otherwise it
             must be the file's own number: C of an array H x W x C, single-channel pages of a TIFF file, or bands.
-        image_range: values that become 0 and 255, also of 8-bit images; what lies outside is clipped.
+        image_range: values that become 0 and 255, also of 8-bit images; what lies outside is clipped. 16-bit colour
+            must then be an array, because Pillow would have cut off the values that it means.
         orientation: EXIF's orientation, 1 to 8, which is applied.
 
     Returns:
@@ -90,6 +100,10 @@ def _read_pixels(path: Path, channels: int, image_range: Range | None) -> np.nda
             return _from_numbers(np.stack([_page(file, page) for page in pages], axis=2), channels, image_range)
         if file.mode.startswith(("I", "F")):  # more than 8 bits
             return _from_numbers(np.asarray(file)[..., None], channels, image_range)
+        if image_range is not None and is_deep_colour(file):
+            raise ValueError(DEEP_COLOUR_PROBLEM)
+        if channels != len(file.getbands()) and has_hidden_bands(file):
+            raise ValueError(channels_problem(len(file.getbands()), channels))
         pixels = _convert(file, channels)
         return pixels if image_range is None else scale_to_bytes(pixels, image_range)
 
@@ -101,6 +115,8 @@ def _page(file: Image.Image, number: int) -> np.ndarray:
 
 def _from_numbers(values: np.ndarray, channels: int, image_range: Range | None) -> np.ndarray:
     """Scale an array H x W x C to uint8, and convert it if it is grey or RGB."""
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        raise ValueError("it has no finite value")
     if image_range is not None or values.dtype != np.uint8:
         values = scale_to_bytes(values, image_range or value_range(values))
     found = values.shape[2]

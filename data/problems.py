@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError, shorten
 
+SOURCE = "_source"  # key under which readers of other formats than COCO's give an annotation its name in messages
 MAX_EXAMPLES = 10
 REMEDIES = {  # config key -> what it leaves out
     "drop_bad_objects": "annotation(s)",

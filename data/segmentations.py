@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from operator import mul
 from typing import Any
 
 import hotcoco
@@ -11,6 +12,8 @@ from ..errors import shorten
 
 NUMBERS = {int, float}
 MIN_NUMBERS = 6  # of a polygon: three points
+MIN_VISIBLE_AREA = 8.0  # twice the area in pixels above which a polygon is not drawn to find a pixel
+MAX_GROUPS = 7  # of 5 bits: cocoapi's run lengths have 32 bits
 
 
 def clean_segmentation(segmentation: Any, height: int, width: int) -> list | dict:
@@ -48,6 +51,16 @@ def to_rle(segmentation: list | dict, height: int, width: int) -> dict[str, Any]
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
+def has_no_pixel(segmentation: list | dict, height: int, width: int) -> bool:
+    """Return whether a clean segmentation covers no pixel. A polygon is drawn to find out only if it is small."""
+    if isinstance(segmentation, list):
+        if any(_is_surely_visible(polygon, height, width) for polygon in segmentation):
+            return False
+        return not hotcoco.mask.area(to_rle(segmentation, height, width))
+    counts = segmentation["counts"]
+    return not any((decode_counts(counts) if isinstance(counts, str) else counts)[1::2])
+
+
 def decode_counts(text: str) -> list[int]:
     """Return the run lengths of COCO's compressed RLE, as `rleFrString` of cocoapi reads them.
 
@@ -57,7 +70,7 @@ def decode_counts(text: str) -> list[int]:
     Raises:
         ValueError: a character does not belong to an RLE, or the last number is incomplete.
     """
-    tokens = re.findall("[P-o]*[0-O]", text)
+    tokens = re.findall(f"[P-o]{{0,{MAX_GROUPS - 1}}}[0-O]", text)
     if sum(map(len, tokens)) != len(text):
         raise ValueError(f"segmentation's RLE counts are cut off or not text of COCO's form: {shorten(text, 40)}")
     counts: list[int] = []
@@ -93,6 +106,13 @@ def _clean_polygons(segmentation: list, height: int, width: int) -> list:
     return segmentation if len(usable) == len(segmentation) and polygons is segmentation else usable
 
 
+def _is_surely_visible(polygon: list, height: int, width: int) -> bool:
+    """Return whether a polygon lies inside of its image and has the area of some pixels (shoelace formula)."""
+    xs, ys = polygon[0::2], polygon[1::2]
+    twice_area = sum(map(mul, xs, [*ys[1:], ys[0]])) - sum(map(mul, ys, [*xs[1:], xs[0]]))
+    return abs(twice_area) > MIN_VISIBLE_AREA and min(polygon) >= 0 and max(xs) <= width and max(ys) <= height
+
+
 def _is_point(point: Any) -> bool:
     return isinstance(point, list) and len(point) == 2 and set(map(type, point)) <= NUMBERS
 
@@ -125,10 +145,14 @@ def _clean_rle(rle: Mapping, height: int, width: int) -> dict:
             raise ValueError(f"segmentation's RLE counts are printed bytes (write counts.decode()): {counts[:20]}...")
         runs: Sequence[int] | None = decode_counts(counts)
     else:
-        runs = counts = _whole_numbers(counts)
-    if runs is None or min(runs, default=0) < 0 or sum(runs) != height * width:
-        total = "" if runs is None else f", they give {shorten(sum(runs))}"
-        raise ValueError(f"segmentation's RLE counts do not add up to the image: {height} x {width} pixels{total}")
+        runs = _whole_numbers(counts)
+    if runs is None or min(runs, default=0) < 0:
+        found = shorten(counts if runs is None else min(runs), 40)
+        raise ValueError(f"segmentation's RLE counts must be text or whole numbers that are not negative: {found}")
+    if sum(runs) != height * width:
+        total = f"{height} x {width} pixels, they give {shorten(sum(runs), 40)}"
+        raise ValueError(f"segmentation's RLE counts do not add up to the image: {total}")
+    counts = counts if isinstance(counts, str) else runs
     if size == rle["size"] and counts is rle["counts"]:
         return rle  # type: ignore[return-value]
     return {**rle, "size": size, "counts": counts}

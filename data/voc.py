@@ -1,14 +1,16 @@
 """Read Pascal VOC: one XML file per image in `Annotations`, images in `JPEGImages`, splits in `ImageSets`."""
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ..errors import InputError, did_you_mean, shorten
-from .image_files import ImageFolder, suggest_path
-from .image_listing import image_suffixes
+from .image_folder import ImageFolder, suggest_path
+from .image_listing import is_image, is_leftover
+from .problems import SOURCE
 from .xml_files import as_number, read_xml
 
 IMAGE_FOLDERS = ("JPEGImages", "images")
@@ -38,7 +40,8 @@ def read_voc(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Path
         InputError: a file does not exist or has another form.
     """
     listing, folder = _locate(path, split)
-    files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.xml"))}
+    found = (file for file in sorted(folder.rglob("*.xml")) if not is_leftover(file))
+    files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in found}
     if not files:
         raise InputError(f"folder {shorten(folder)} has no XML file; expected one per image")
     if image_dir is None:
@@ -64,7 +67,7 @@ def read_voc(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Path
                     "category_id": numbers[_class_name(entry, source)],
                     "bbox": _box(entry),
                     "iscrowd": FLAGS.get(difficult, difficult),
-                    "source": f"{folder.name}/{source}",
+                    SOURCE: f"{folder.name}/{source}",
                 }
             )
     return content, image_dir
@@ -84,7 +87,7 @@ class _ImageFinder:
     @cached_property
     def _by_stem(self) -> dict[str, str]:
         files = (file.relative_to(self._path) for file in self._path.rglob("*"))
-        images = sorted(file for file in files if file.suffix.lower() in image_suffixes())
+        images = sorted(filter(is_image, files))
         return {image.with_suffix("").as_posix(): image.as_posix() for image in images}
 
 
@@ -126,10 +129,13 @@ def _class_name(entry: Element, source: str) -> str:
 def _box(entry: Element) -> list:
     """Return [x, y, width, height], or the corners as they stand if one of them is not a number."""
     corners = [as_number(entry.findtext(f"bndbox/{key}")) for key in CORNERS]
-    if not all(isinstance(corner, float) for corner in corners):
+    numbers = [corner for corner in corners if isinstance(corner, float)]
+    if len(numbers) < len(corners):
         return corners
-    left, top, right, bottom = corners
-    return [left - 1, top - 1, _extent(left, right), _extent(top, bottom)]  # type: ignore[operator,arg-type]
+    left, top, right, bottom = numbers
+    if max(numbers) <= 1:  # normalised, which the check of the annotations reports
+        return [left, top, right - left, bottom - top]
+    return [left - 1, top - 1, _extent(left, right), _extent(top, bottom)]
 
 
 def _extent(first: float, last: float) -> float:
@@ -144,9 +150,9 @@ def _read_listing(listing: Path, known: Collection[str]) -> Iterable[str]:
         raise InputError(f"{shorten(listing)} cannot be read: {shorten(error)}") from None
     stems = {os.path.basename(name): name for name in known}
     for number, line in enumerate(map(str.strip, lines), 1):
-        name, _, flag = line.rpartition(" ")
-        if line in known or flag not in ("-1", "0", "1"):
-            name, flag = line, ""
+        name, flag = line, ""
+        if line not in known and (flagged := re.fullmatch(r"(.*\S)\s+(-1|0|1)", line)):
+            name, flag = flagged.groups()
         if not name or flag == "-1":
             continue
         name = name.strip().replace("\\", "/")

@@ -9,8 +9,10 @@ import yaml
 
 from ..errors import InputError, shorten
 from .image_entries import displayed_size
-from .image_files import read_headers, suggest_path
-from .image_listing import image_suffixes
+from .image_files import read_headers
+from .image_folder import suggest_path
+from .image_listing import is_image
+from .problems import SOURCE
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}  # split -> keys of data.yaml, and folders
 CLASS_FILES = ("classes.txt", "labels/classes.txt")
@@ -73,7 +75,7 @@ def read_yolo(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Pat
         for line, class_id, numbers in _read_labels(label, names, max_numbers) if label else ():
             annotation = {"id": len(content["annotations"]) + 1, "image_id": image_id, "category_id": class_id}
             source = f"{label.parent.name}/{label.name}:{line}" if label else ""
-            content["annotations"].append(annotation | _shape(numbers, *size) | {"iscrowd": 0, "source": source})
+            content["annotations"].append(annotation | _shape(numbers, *size) | {"iscrowd": 0, SOURCE: source})
     return content, folder
 
 
@@ -110,7 +112,7 @@ def _class_names(settings: Mapping, file: Path) -> dict[int, str]:
         raise InputError(f"{shorten(file)}: names must have the keys {keys}: {shorten(list(names))}")
     if count is not None and count != len(names):
         raise InputError(
-            f"{shorten(file)}: nc is {shorten(count)}, but there are {len(names)} names; correct one of them"
+            f"{shorten(file)}: nc is {shorten(repr(count))}, but there are {len(names)} names; correct one of them"
         )
     return {int(number): str(name) for number, name in names.items()}
 
@@ -158,7 +160,7 @@ def _images_at(place: Path, roots: Sequence[Path]) -> list[Path]:
     """Return the images below a folder, or those listed in a text file, as absolute paths."""
     if place.is_dir():
         files = (Path(parent, name) for parent, _, names in os.walk(place.absolute()) for name in names)
-        images = sorted(file for file in files if file.suffix.lower() in image_suffixes())
+        images = sorted(file for file in files if is_image(file))
     elif place.suffix == ".txt":
         lines = filter(None, map(str.strip, _read_lines(place)))
         images = [_listed_image(line.replace("\\", "/"), [place.parent, *roots, Path()]) for line in lines]

@@ -1,6 +1,5 @@
 """Task and config of object detection and instance segmentation on COCO-format data."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -13,18 +12,14 @@ from torch import Tensor, nn
 
 from ..data.annotations import Annotations, read_annotations
 from ..data.coco import CocoDataset, Unreadable
-from ..data.image_files import suggest_path
+from ..data.image_entries import ImageUse
+from ..data.image_folder import suggest_path
 from ..data.shapes import ensure_shapes
 from ..detectors.base import resolve_backbone
 from ..errors import InputError, shorten
 from ..evaluation.coco import CocoEvaluator
 from ..evaluation.tables import coco_table
-from ..registry import (
-    DETECTORS,
-    TASKS,
-    build_detector,
-    lookup,
-)
+from ..registry import DETECTORS, TASKS, build_detector, lookup
 from ..visualization.detections import save_grid
 from ..weights.sources import read_file, read_metadata
 from ..weights.torchvision_detectors import (
@@ -50,7 +45,6 @@ from .task import Split, Task
 
 EMBEDDED = "embedded:shapes"
 NUM_PICTURES = 9
-MAX_UNRESIZED_PIXELS = 50e6  # level C2 of a larger image alone has more than 3 GB
 Format = Literal["coco", "voc", "yolo", "cvat", "lvis"]
 
 
@@ -124,6 +118,9 @@ class DetectionTask(Task):
     def open_split(self, split: Split) -> CocoDataset:
         if split == "val":
             dataset = self._dataset(self._read_annotations(split), training=False)
+            unreadable = dataset.annotations.unreadable
+            if len(unreadable) >= len(dataset):
+                raise InputError(f"{dataset.annotations.path} has no readable image: {next(iter(unreadable.values()))}")
             self.evaluator(dataset)  # raises InputError if the annotations cannot be scored
             return dataset
         annotations = self._read_annotations(split)
@@ -131,8 +128,8 @@ class DetectionTask(Task):
         if dataset.num_empty:
             plain_console().print(f"{annotations.path}: {dataset.num_empty} images without objects train as background")
         if len(dataset) == dataset.num_empty:
-            reasons = "; ".join(annotations.report.lines())
-            raise InputError(f"{annotations.path} has no image with a usable object that is not a crowd; {reasons}")
+            reasons = "".join(f"; {line}" for line in annotations.report.lines())
+            raise InputError(f"{annotations.path} has no image with a usable object that is not a crowd{reasons}")
         return dataset
 
     def metadata(self, dataset: CocoDataset) -> dict[str, Any]:
@@ -236,11 +233,15 @@ class DetectionTask(Task):
         if samples:
             save_grid(folder / "predictions.png", samples, dataset.names)
 
+    @property
+    def _largest_side(self) -> int | None:
+        side = self.config.short_side
+        return max(side) if isinstance(side, Sequence) else side
+
     def _dataset(self, annotations: Annotations, training: bool, **options: Any) -> CocoDataset:
         """Return a dataset with images as in validation, unless the options of CocoDataset say otherwise."""
-        side = self.config.short_side
         defaults = {
-            "short_side": max(side) if isinstance(side, Sequence) else side,
+            "short_side": self._largest_side,
             "long_side": self.config.long_side,
             "masks": False,
             "flip": self.config.flip,
@@ -262,6 +263,8 @@ class DetectionTask(Task):
         root = ensure_shapes() if self.config.data_root == EMBEDDED else Path(self.config.data_root or "")
         if not os.path.isdir(root):
             raise InputError(f"data_root {shorten(root)} does not exist{suggest_path(root)}")
+        config = self.config
+        use = ImageUse(image_channels(config), config.image_range, self._largest_side, config.long_side)
         annotations = read_annotations(
             _below(root, paths.ann_file),
             None if paths.image_dir is None else _below(root, paths.image_dir),
@@ -270,8 +273,7 @@ class DetectionTask(Task):
             masks=self.masks,
             drop_bad_objects=self.config.drop_bad_objects,
             skip_unreadable=self.config.skip_unreadable,
-            channels=image_channels(self.config),
-            max_pixels=MAX_UNRESIZED_PIXELS if self.config.short_side is None else math.inf,
+            use=use,
         )
         for line in annotations.report.lines():
             plain_console().print(f"{annotations.path}: {line}")

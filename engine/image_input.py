@@ -90,7 +90,8 @@ def image_metadata(config: ImageConfig, dataset: CocoDataset) -> dict[str, list[
             dataset.statistics = {name: _floats(getattr(config, name)) for name in STATISTICS}
         elif weights is not None:  # a run of ours keeps them in its metadata
             trained = read_metadata(str(weights))
-            dataset.statistics = {name: trained[name] for name in STATISTICS if name in trained}
+            same_channels = len(trained.get(STATISTICS[0], ())) == dataset.channels
+            dataset.statistics = {name: trained[name] for name in STATISTICS} if same_channels else {}
             dataset.image_range = dataset.image_range or trained.get("image_range")
         elif dataset.training and dataset.channels != 3:
             dataset.statistics = dict(zip(STATISTICS, channel_statistics(dataset)))

@@ -191,9 +191,10 @@ class Trainer:
         """Evaluate, log the metrics, and save the model if it is the best so far."""
         task, model = self.task, self.unwrapped_model
         settings = (self.device, self.workers, self.skipped)
-        metrics, self.evaluator = evaluate(task, model, self.validation, *settings, self.progress)
+        metrics, evaluator = evaluate(task, model, self.validation, *settings, self.progress)
+        self.evaluator = evaluator if self.iteration == self.config.max_iters else None  # predictions are large
         if self.accelerator.is_main_process and self.iteration < self.config.max_iters:
-            task.save_results(self.evaluator, self.folder, is_last=False)
+            task.save_results(evaluator, self.folder, is_last=False)
         losses = {}
         if self.config.val_loss:
             losses = validation_losses(task, model, task.validation_loss_dataset(self.validation), *settings)

@@ -174,7 +174,7 @@ class CocoEvaluator:
         """
         backend = backend or self.backend
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = self._to_dataset(self.annotations, kind, backend)
+            truth = self._to_dataset(self.annotations, kind, backend, keys=("area", "bbox"))
             detections = self._detections(truth, kind, backend, rows)
             scorer = BACKENDS[backend].COCOeval(
                 truth, detections, kind, **({"lvis_style": True} if self.is_lvis else {})
@@ -216,7 +216,8 @@ class CocoEvaluator:
     def _detections(self, truth: Any, kind: str, backend: str, rows: np.ndarray | None) -> Any:
         """Return the detections as a dataset of the backend."""
         if backend == "pycocotools":
-            return self._to_dataset(({**entry, "area": _area(entry)} for entry in self.results(kind)), kind, backend)
+            entries = ({**entry, "area": _area(entry)} for entry in self.results(kind))
+            return self._to_dataset(entries, kind, backend, keys=("area", "bbox", "score"))
         table, masks = self.collect()  # many times faster than a dict per detection
         if rows is not None:
             table, masks = table[rows], [mask for mask, is_used in zip(masks, rows) if is_used]
@@ -228,9 +229,9 @@ class CocoEvaluator:
             detections.update_anns(ids=np.arange(len(table)) + 1, area=areas)  # not those of the boxes
         return detections.cap_detections_per_image(self.max_dets) if self.is_lvis else detections
 
-    def _to_dataset(self, entries: Iterable[Mapping], kind: str, backend: str) -> Any:
-        """Build the backend's COCO object from annotations or detections, with all ids renumbered from 1."""
-        annotations = [self._to_annotation(number, entry, kind) for number, entry in enumerate(entries, 1)]
+    def _to_dataset(self, entries: Iterable[Mapping], kind: str, backend: str, keys: Sequence[str]) -> Any:
+        """Build the backend's COCO object from `keys` of annotations or detections, with all ids renumbered from 1."""
+        annotations = [self._to_annotation(number, entry, kind, keys) for number, entry in enumerate(entries, 1)]
         images = []
         for image_id, number in self.image_numbers.items():
             height, width = self.sizes[image_id]
@@ -243,8 +244,8 @@ class CocoEvaluator:
         dataset.createIndex()
         return dataset
 
-    def _to_annotation(self, number: int, entry: Mapping, kind: str) -> dict[str, Any]:
-        annotation = {key: entry[key] for key in ("area", "bbox", "score") if key in entry}
+    def _to_annotation(self, number: int, entry: Mapping, kind: str, keys: Sequence[str]) -> dict[str, Any]:
+        annotation = {key: entry[key] for key in keys if key in entry}
         if kind == "segm":
             annotation["segmentation"] = to_rle(entry["segmentation"], *self.sizes[entry["image_id"]])
         return annotation | {

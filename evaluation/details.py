@@ -124,7 +124,7 @@ def best_threshold(scores: np.ndarray, status: np.ndarray, objects: int) -> dict
 
 
 def write_class_csv(path: Path, details: Sequence[Details]) -> None:
-    """Write a CSV file with a row per kind and class; a cell is empty if there is no value."""
+    """Write a CSV file with a row per kind and class; a missing value is an empty cell."""
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["kind", "id", "name", *COLUMNS])

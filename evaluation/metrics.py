@@ -25,7 +25,7 @@ def metric_names(max_dets: int = 100, is_lvis: bool = False) -> tuple[str, ...]:
 
 
 def summarize(arrays: Mapping[str, Any], max_dets: int, frequencies: Sequence[str] | None) -> dict[str, float]:
-    """Return the metrics by name; -1 if there is no object of that size or frequency.
+    """Return the metrics by name; -1 without an object of that size or frequency.
 
     pycocotools' own `summarize` gives -1 as AP if `max_dets` is not 100.
 

@@ -8,6 +8,7 @@ from typing import Any
 import hotcoco
 import numpy as np
 
+from ..data.objects import misread_boxes
 from ..data.segmentations import clean_segmentation, to_rle
 from ..errors import InputError, shorten
 from .coco import CocoEvaluator
@@ -38,7 +39,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def kinds_of(entries: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return "bbox", "segm" or both: what all entries have; "bbox" if there are no entries."""
+    """Return "bbox", "segm" or both: what all entries have; "bbox" for an empty list."""
     kinds = tuple(kind for kind, key in KEYS.items() if all(key in entry for entry in entries))
     return kinds if entries and kinds else ("bbox",)
 
@@ -53,7 +54,8 @@ def add_results(evaluator: CocoEvaluator, entries: list[dict[str, Any]], name: s
 
     Raises:
         InputError: an entry lacks a key, its image or category is not in the annotation file, its score or box is not
-            finite, its mask is unusable or has another size than the image, or all boxes look normalised.
+            finite, its mask is unusable or has another size than the image, or most boxes
+            look normalised or like corners.
     """
     rows: dict[Hashable, list[list[float]]] = {}
     masks: dict[Hashable, list[dict]] = {}
@@ -63,7 +65,7 @@ def add_results(evaluator: CocoEvaluator, entries: list[dict[str, Any]], name: s
             category = evaluator.category_numbers[_known(entry, "category_id", evaluator.category_numbers)]
             score: Any = entry.get("score")
             if not _is_number(score):
-                raise ValueError(f"score must be a finite number, got {shorten(score)}")
+                raise ValueError(f"score must be a finite number, got {shorten(repr(score))}")
             image_masks = masks.setdefault(image_id, [])
             if "segm" in evaluator.kinds:
                 image_masks.append(_read_mask(entry, evaluator.sizes[image_id]))
@@ -71,9 +73,12 @@ def add_results(evaluator: CocoEvaluator, entries: list[dict[str, Any]], name: s
         except ValueError as error:
             raise InputError(f"{shorten(name)}: entry {position}: {error}") from None
         rows.setdefault(image_id, []).append([evaluator.image_numbers[image_id], *box, score, category])
+    if "bbox" in evaluator.kinds:
+        sizes = [evaluator.sizes[image_id] for image_id, image_rows in rows.items() for _ in image_rows]
+        misread = misread_boxes([row[1:5] for image_rows in rows.values() for row in image_rows], sizes)
+        if misread is not None:
+            raise InputError(f"{shorten(name)}: {misread}")
     tables = {image_id: np.array(values, dtype=float) for image_id, values in rows.items()}
-    if "bbox" in evaluator.kinds and tables and _look_normalised(np.concatenate([*tables.values()])[:, 1:5]):
-        raise InputError(f"{shorten(name)}: all boxes lie within 0 and 1, they look normalised; expected pixels")
     evaluator.merge({image_id: (table, masks[image_id]) for image_id, table in tables.items()})
 
 
@@ -106,7 +111,3 @@ def _read_box(entry: Mapping) -> list[float]:
 def _read_mask(entry: Mapping, size: tuple[int, int]) -> dict[str, Any]:
     """Return the mask as compressed RLE. Raises ValueError if it is unusable in an image of (height, width)."""
     return to_rle(clean_segmentation(entry.get("segmentation"), *size), *size)
-
-
-def _look_normalised(boxes: np.ndarray) -> bool:
-    return bool((boxes >= 0).all() and (boxes <= 1).all() and (boxes % 1 != 0).any())

@@ -33,7 +33,7 @@ MAX_ROWS, BEST_AND_WORST = 20, 10
 
 
 def coco_table(metrics: Mapping[str, float]) -> Table:
-    """Return a table with a row per kind, in points (100 is perfect); a dash if there is nothing to find.
+    """Return a table with a row per kind, in points (100 is perfect); a dash for a metric without objects.
 
     Args:
         metrics: the metrics of `CocoEvaluator.compute`; others are left out.
@@ -99,7 +99,7 @@ def comparison_table(kind: str, rows: Sequence[Mapping[str, Any]], names: Sequen
 
 
 def points(value: float | None) -> str:
-    """Return a share in points, or a dash for None and for -1, which mean that there is no value."""
+    """Return a share in points, or a dash for None and for -1, which stand for a missing value."""
     if value is None or value < 0:
         return "-"
     return f"{100 * value:.1f}".replace("100.0", "100")  # a row of 12 must fit 80 characters

@@ -24,22 +24,24 @@ def cache(tmp_path_factory) -> Iterator[Path]:
         yield folder
 
 
+def shared_folder(name: str, variable: str) -> Path:
+    """Return a folder of data beside the repository, or the one that an environment variable names."""
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
+    if not folder.is_dir():
+        pytest.skip(f"no data: {folder} does not exist and {variable} does not name a folder")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def coco_tiny() -> Path:
     """Folder with real COCO images and annotations in COCO's own layout."""
-    folder = Path(os.environ.get("COCO_TINY", ROOT.parent / "shared" / "coco-tiny"))
-    if not folder.is_dir():
-        pytest.skip(f"no real COCO images: {folder} does not exist and COCO_TINY does not name a folder")
-    return folder
+    return shared_folder("coco-tiny", "COCO_TINY")
 
 
 @pytest.fixture(scope="session")
 def bccd() -> Path:
     """Folder with real microscope images and annotations in Pascal VOC's layout."""
-    folder = Path(os.environ.get("BCCD", ROOT.parent / "shared" / "bccd"))
-    if not folder.is_dir():
-        pytest.skip(f"no real VOC dataset: {folder} does not exist and BCCD does not name a folder")
-    return folder
+    return shared_folder("bccd", "BCCD")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 from rich.box import SIMPLE_HEAD
@@ -28,6 +28,7 @@ from detbackbones.data.summary import duplicate_files, summarise_classes
 from detbackbones.engine.console import plain_console
 from detbackbones.engine.detection import Format
 from detbackbones.engine.schema import validate
+from detbackbones.engine.task import Split
 from detbackbones.errors import InputError, shorten
 from detbackbones.tools.cli import run_command
 
@@ -38,7 +39,7 @@ class Settings(BaseModel):
     """The keys of the program."""
 
     format: Format | None = None
-    split: Literal["train", "val"] = "train"
+    split: Split = "train"
     masks: bool | None = None
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ HELP = {"-h", "--help"}
 LITERALS = {"none": None, "true": True, "false": False}
 PATH_KEYS = {  # their values stay text, also if they look like a number
     *("out", "weights", "model.weights", "model.backbone.weights", "init_from", "checkpoint", "work_dir", "data_root"),
-    *("train.ann_file", "train.image_dir", "val.ann_file", "val.image_dir"),
+    *("train.ann_file", "train.image_dir", "val.ann_file", "val.image_dir", "image_dir"),
 }
 MAX_MESSAGE = 4000  # characters of an error message
 SUBCOMMANDS = {  # name -> module of this folder, meaning
@@ -76,6 +77,9 @@ def run_command(
     """
     words = sys.argv[1:] if words is None else list(words)
     names = [word for word in words if "=" not in word and word not in HELP]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of classes and files may not exist in its encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         if HELP & set(words) or (needs_words and not words):
             print(usage if isinstance(usage, str) else usage(names))

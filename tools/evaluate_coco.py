@@ -9,6 +9,9 @@
     max_dets=100              detections that count per image and class; none: 100, for LVIS 300 per image
     backend=hotcoco           or pycocotools, which has the same metrics and is far slower
     drop_bad_objects=false    leave out annotations with an unusable box or mask
+    format=none               coco, voc, yolo, cvat or lvis; none: recognised
+    split=val                 or train, for formats whose path holds several splits
+    image_dir=FOLDER          of the images, if the annotations lack width and height
     samples=1000              of the bootstrap over images, from which a comparison takes its 95% intervals
 
 Two results files are compared metric by metric; the difference is that of OTHER_RESULTS to RESULTS. An LVIS file is
@@ -28,7 +31,9 @@ from pydantic import BaseModel, Field, PositiveInt
 from detbackbones.data.annotations import read_annotations
 from detbackbones.engine.coco_results import save_details, summarize_details
 from detbackbones.engine.console import plain_console
+from detbackbones.engine.detection import Format
 from detbackbones.engine.schema import validate
+from detbackbones.engine.task import Split
 from detbackbones.errors import InputError, check_known, shorten
 from detbackbones.evaluation.coco import KINDS, CocoEvaluator
 from detbackbones.evaluation.comparison import compare
@@ -47,13 +52,15 @@ class Settings(BaseModel):
     max_dets: PositiveInt | None = None
     backend: Literal["hotcoco", "pycocotools"] = "hotcoco"
     drop_bad_objects: bool = False
+    format: Format | None = None
+    split: Split = "val"
+    image_dir: str | None = None
     samples: Annotated[int, Field(ge=0)] = 1000
 
 
 def evaluate(names: Sequence[str], pairs: Mapping[str, Any]) -> None:
     """Score one results file, or compare two."""
-    texts = {key: str(value) for key, value in pairs.items() if key in ("iou", "out") and value is not None}
-    settings = validate(Settings, {**pairs, **texts})
+    settings = validate(Settings, pairs)
     if len(names) not in (2, 3):
         raise InputError(f"expected ANNOTATIONS, RESULTS and perhaps OTHER_RESULTS, got {len(names)} names")
     folder = None if settings.out is None else Path(settings.out)
@@ -85,9 +92,14 @@ def load(path: Path, names: Sequence[str], settings: Settings) -> list[CocoEvalu
     else:
         kinds = tuple(dict.fromkeys(settings.iou.split(",")))
         check_known("iou", KINDS, *kinds)
-    drop = settings.drop_bad_objects
     annotations = read_annotations(
-        path, None, split="val", masks="segm" in kinds, drop_bad_objects=drop, check_images=False
+        path,
+        None if settings.image_dir is None else Path(settings.image_dir),
+        format=settings.format,
+        split=settings.split,
+        masks="segm" in kinds,
+        drop_bad_objects=settings.drop_bad_objects,
+        check_images=settings.image_dir is not None,
     )
     for line in annotations.report.lines():
         plain_console().print(f"{path}: {line}")

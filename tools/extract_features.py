@@ -99,10 +99,11 @@ def usage(_: Sequence[str]) -> str:
 def read_settings(values: Mapping[str, Any]) -> Settings:
     """Return the checked settings. Raises InputError."""
     values = dict(values)
-    if "out" not in values:
+    if values.get("out", "") == "":
         raise InputError("out=FOLDER is missing: where to write the features")
     if isinstance(values.get("features"), str):  # (c2,c3) is not a Python literal
-        values["features"] = [name.strip(" '\"") for name in values["features"].strip("()[]").split(",")]
+        names = [name.strip(" '\"") for name in values["features"].strip("()[]").split(",")]
+        values["features"] = [name for name in names if name]
     settings = validate(Settings, values)
     limits = settings.image_range
     if limits is not None and not (limits[0] < limits[1] and all(map(math.isfinite, limits))):
@@ -114,8 +115,8 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
 
 def check_targets(inputs: Sequence[str], images: Mapping[Path, Path], out: Path) -> None:
     """Raise InputError if a file in `out` would overwrite an image, or be an image of the next run."""
-    out = out.resolve()
-    for folder in (Path(path).resolve() for path in inputs if os.path.isdir(path)):
+    out = Path(os.path.realpath(out))
+    for folder in (Path(os.path.realpath(path)) for path in inputs if os.path.isdir(path)):
         inside = [name for name in images if folder in (out / name).parents]
         if inside and folder not in out.parents:  # else files below `out` are skipped
             raise InputError(
@@ -123,7 +124,7 @@ def check_targets(inputs: Sequence[str], images: Mapping[Path, Path], out: Path)
             )
     pictures = {out / f"{name}.png" for name in images}
     for path in images.values():
-        if path.resolve() in pictures:
+        if Path(os.path.realpath(path)) in pictures:
             raise InputError(f"out={shorten(out)} has the image {shorten(path)}; choose another folder")
 
 
@@ -194,7 +195,7 @@ def prepare_folder(out: Path, content: Mapping[str, Any]) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"out={shorten(out)} cannot be written to ({error.strerror})") from None
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"{shorten(file)} is not the settings of features; choose another folder") from None
 
 
@@ -213,7 +214,10 @@ def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
     arguments = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
     settings = read_settings({key: value for key, value in values.items() if not key.startswith("model.")})
     if settings.image_channels is not None:
-        arguments["in_channels"] = settings.image_channels
+        given = arguments.setdefault("in_channels", settings.image_channels)
+        if given != settings.image_channels:
+            found = f"image_channels={settings.image_channels} contradicts model.in_channels={given}"
+            raise InputError(f"{found}; set one of them")
     out, console = Path(settings.out), plain_console()
     images = list_images(inputs, skipped=out)
     check_targets(inputs, images, out)
@@ -221,7 +225,7 @@ def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
     extractor = build_extractor(settings.backbone, settings.weights, settings.neck, settings.features, arguments)
     image_range = settings.image_range or extractor.image_range
     targets = {name: out / f"{name}.{settings.format}" for name in images}
-    missing = {name: path for name, path in images.items() if not os.path.exists(targets[name])}
+    missing = {name: path for name, path in images.items() if not os.path.isfile(targets[name])}
     items, unreadable = make_items(missing, settings.short_side, extractor.backbone.preprocess.channels)
     if unreadable and not settings.skip_unreadable:
         more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""

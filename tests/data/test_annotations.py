@@ -81,13 +81,13 @@ def test_boxes_of_another_form_are_recognised(write_coco, boxes):
         read_annotations(*write_coco(change), drop_bad_objects=True)
 
 
-def test_boxes_that_are_all_ordered_as_corners_are_recognised_by_one_that_leaves_its_image(write_coco):
+def test_boxes_ordered_as_corners_are_recognised_if_some_leave_their_image(write_coco):
     def change(content):
-        boxes = [[x, x, x + 5, x + 5] for x in range(12)] + [[40, 10, 55, 30]]
+        boxes = [[x, x, x + 5, x + 5] for x in range(12)] + [[40, 10, 55, 30], [30, 20, 50, 40]]
         first = content["annotations"][0]
         content["annotations"] = [first | {"id": i, "bbox": box} for i, box in enumerate(boxes)]
 
-    with input_error("13 of 13 boxes look [x1, y1, x2, y2]"):
+    with input_error("2 of 14 boxes look [x1, y1, x2, y2]"):
         read_annotations(*write_coco(change))
 
 
@@ -185,3 +185,16 @@ def test_a_truncated_image_is_named(write_coco):
 def test_annotations_load_neither_torch_nor_mmengine():
     check = "import sys, detbackbones.data.annotations; sys.exit(bool({'torch', 'mmengine'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_names_are_composed_and_without_blanks_around_them(write_coco):
+    annotations = read_annotations(*write_coco(lambda content: content["categories"][0].update(name=" ka\u0308se ")))
+    assert annotations.names == ["cat", "k\u00e4se"]
+
+
+def test_somebody_elses_keys_do_not_name_an_annotation(write_coco):
+    def change(content):
+        content["annotations"][0].update(source="manual", _source="manual", bbox=[1, 2, 0, 3])
+
+    with input_error("annotation 1 (image 9)"):
+        read_annotations(*write_coco(change))

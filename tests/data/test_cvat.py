@@ -7,6 +7,7 @@ from PIL import Image
 from detbackbones.data.annotations import read_annotations
 from detbackbones.data.cvat import read_cvat
 from detbackbones.data.objects import to_rle
+from detbackbones.data.problems import SOURCE
 
 LABELS = "<label><name>dog</name></label><label><name>cat</name></label>"
 BOX = '<box label="cat" xtl="1.5" ytl="2.0" xbr="5.0" ybr="8.5" occluded="0" z_order="0"/>'
@@ -53,7 +54,7 @@ def test_names_and_folder(write):
     path = write(image(BOX))
     content, folder = read_cvat(path, None, "train")
     assert folder == path.parent / "images"
-    assert content["annotations"][0]["source"] == "annotations.xml: a.png box 1"
+    assert content["annotations"][0][SOURCE] == "annotations.xml: a.png box 1"
     assert read_cvat(path.parent, None, "train")[0] == content
 
 

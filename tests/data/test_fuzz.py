@@ -97,7 +97,7 @@ def outcome_of_annotations(path, folder, text, backend):
 def run_annotations(write_coco, count, seed):
     path, folder = write_coco()
     content = json.loads(path.read_text())
-    content["annotations"].append(content["annotations"][0] | {"id": 3, "image_id": 5, "bbox": [2, 2, 7, 9]})
+    content["annotations"].append(content["annotations"][0] | {"id": 3, "image_id": 5, "bbox": [2.5, 2.25, 7.5, 9.0]})
     rng = random.Random(seed)
     outcomes = []
     for number in range(count):

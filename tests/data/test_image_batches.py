@@ -38,7 +38,7 @@ def test_a_batch_has_a_bounded_number_of_pixels(monkeypatch, size, expected):
 @pytest.mark.parametrize("short_side,advice", [(None, "set short_side="), (40, "a smaller short_side=")])
 def test_an_image_has_a_bounded_number_of_pixels(tmp_path, monkeypatch, short_side, advice):
     path = save(tmp_path / "a.png")
-    monkeypatch.setattr(image_batches, "MAX_IMAGE_PIXELS", 599)
+    monkeypatch.setattr(image_batches, "MAX_PIXELS", 599)
     with input_error("a.png", "megapixels", advice):
         make_items({Path("a"): path}, short_side, 3)
     assert make_items({Path("a"): path}, 10, 3)[0][0].size == (10, 15)

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from detbackbones.data.image_entries import clean_images
+from detbackbones.data.image_entries import ImageUse, clean_images
 from detbackbones.data.problems import Report
 
 
@@ -57,4 +57,16 @@ def test_a_whole_size_may_be_a_float(check):
 
 
 def test_too_many_pixels_are_a_problem(check):
-    assert "set short_side" in check((1, (60, 40)), max_pixels=2000)[1][0]
+    assert "smaller short_side" in check((1, (60, 40)), use=ImageUse(short_side=20_000))[1][0]
+    assert check((1, (60, 40)), use=ImageUse(short_side=100))[1] == {}
+
+
+def test_a_derived_size_is_counted(check):
+    assert list(check((1, (None, 40)))[2].repairs.values()) == [1]
+
+
+def test_a_key_of_somebody_else_does_not_turn_an_image(tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    entry = {"id": 1, "file_name": "a.png", "width": 60, "height": 40, "exif_orientation": 6}
+    assert clean_images([entry], tmp_path, Report(tmp_path)) == {}
+    assert "exif_orientation" not in entry

@@ -1,5 +1,7 @@
 import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from detbackbones.data import image_files
-from detbackbones.data.image_files import ImageFolder, ImageHeader, read_header, read_headers, suggest_path
+from detbackbones.data.image_files import ImageHeader, read_header, read_headers
+from detbackbones.data.image_folder import ImageFolder, suggest_path
 from detbackbones.data.images import read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -230,3 +233,48 @@ def test_a_missing_folder_is_suggested(tmp_path):
     (tmp_path / "images").mkdir()
     assert suggest_path(tmp_path / "image") == "; did you mean images?"
     assert suggest_path(tmp_path / "images" / "a.jpg") == "; the folder is empty"
+
+
+def write_tiff(path, samples, extra=()):
+    """Write 8-bit RGB with further samples per pixel, chunky, as many programs write near infrared."""
+    height, width = 4, 5
+    pixels = np.arange(height * width * samples, dtype=np.uint8).reshape(height, width, samples)
+    entries = [(256, 3, 1, width), (257, 3, 1, height), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, samples)]
+    entries += [(278, 3, 1, height), (279, 4, 1, pixels.size), (284, 3, 1, 1)]
+    bits_at = 8 + 2 + 12 * (len(entries) + 3) + 4
+    pixels_at = bits_at + 2 * samples + 2 * (samples - 3)
+    entries += [(258, 3, samples, bits_at), (273, 4, 1, pixels_at)]
+    extra_value = 0 if samples - 3 <= 2 else bits_at + 2 * samples
+    entries += [(338, 3, samples - 3, extra_value)]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    content = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + struct.pack("<I", 0)
+    content += struct.pack(f"<{samples}H", *[8] * samples) + bytes(2 * (samples - 3)) + pixels.tobytes()
+    path.write_bytes(content)
+    return pixels
+
+
+def test_samples_that_pillow_does_not_read_are_not_taken_for_alpha(tmp_path):
+    pixels = write_tiff(tmp_path / "a.tif", samples=4)
+    assert (read_image(tmp_path / "a.tif").permute(1, 2, 0).numpy() == pixels[..., :3]).all()
+    assert "expected 4" in read_headers([tmp_path / "a.tif"], channels=4)[0].problem
+    with pytest.raises(ValueError, match="expected 4"):
+        read_image(tmp_path / "a.tif", channels=4)
+
+
+def test_16_bit_colour_is_known(tmp_path):
+    deep = tmp_path / "deep.png"
+    write_deep_png(deep)
+    assert read_headers([deep])[0].deep_colour
+    with pytest.raises(ValueError, match="16-bit colour"):
+        read_image(deep, image_range=(0, 4095))
+
+
+def write_deep_png(path):
+    """Write one pixel of 16-bit RGB."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(">3H", 1000, 2000, 3000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))

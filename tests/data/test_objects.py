@@ -71,6 +71,7 @@ def test_a_box_may_leave_its_image_by_a_pixel(box):
         ("1 2 3 4", "numbers"),
         ([1, 2, True, 4], "numbers"),
         ([0.1, 0.2, 0.3, 0.4], "normalised"),
+        ([50, 5, 1e-300, 10], "no area"),
         ([70, 5, 10, 10], "outside"),
         ([-50, 5, 10, 10], "outside"),
         ([10, 5, 200, 10], "too far"),
@@ -82,6 +83,21 @@ def test_a_box_may_leave_its_image_by_a_pixel(box):
 def test_an_unusable_box_is_an_error(box, word):
     with pytest.raises(ValueError, match=word):
         check_box(box, 40, 60)
+
+
+@pytest.mark.parametrize("segmentation", [[[1, 1, 50, 50, 80, 80]], [[5, 5, 5.1, 5, 5, 5.1]], [[-9, 1, -5, 1, -5, 9]]])
+def test_a_mask_without_a_pixel_stays_and_is_counted(segmentation):
+    entry, repairs = cleaned(segmentation=segmentation)
+    assert (entry["segmentation"], repairs) == (segmentation, 1)
+
+
+def test_an_rle_without_a_pixel_is_counted():
+    assert cleaned(segmentation={"size": [40, 60], "counts": [2400]})[1] == 1
+
+
+@pytest.mark.parametrize("area", [2401, 1e308])
+def test_an_area_above_that_of_the_image_is_derived(area):
+    assert cleaned(area=area)[0]["area"] == 200.0
 
 
 @pytest.mark.parametrize("box,expected", [([30, 20, 55, 38], True), ([30, 20, 10, 10], False), (["a"] * 4, False)])

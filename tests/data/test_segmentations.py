@@ -95,13 +95,14 @@ def test_a_polygon_must_lie_near_its_image(value):
         ({"size": [53, 37], "counts": [37 * 53]}, "another size"),
         ({"size": "x", "counts": [37 * 53]}, "another size"),
         ({"size": [37, 53], "counts": [5]}, "add up"),
-        ({"size": [37, 53], "counts": [37 * 53 + 5, -5]}, "add up"),
-        ({"size": [37, 53], "counts": [0.5, 37 * 53]}, "add up"),
-        ({"size": [37, 53], "counts": None}, "add up"),
+        ({"size": [37, 53], "counts": [37 * 53 + 5, -5]}, "not negative: -5"),
+        ({"size": [37, 53], "counts": [0.5, 37 * 53]}, "whole numbers"),
+        ({"size": [37, 53], "counts": None}, "whole numbers"),
         ({"size": [37, 53], "counts": []}, "add up"),
         ({"size": [37, 53], "counts": "b'ab'"}, "bytes"),
         ({"size": [37, 53], "counts": "a b"}, "cut off"),
         ({"size": [37, 53], "counts": ""}, "add up"),
+        ({"size": [37, 53], "counts": "o" * 1_500_000 + "0"}, "cut off"),
     ],
 )
 def test_an_unusable_segmentation_is_an_error(segmentation, word):

@@ -3,7 +3,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from detbackbones.data.annotations import read_annotations
-from detbackbones.data.transforms import object_mask, resized_shape
+from detbackbones.data.sizes import resized_shape
+from detbackbones.data.transforms import object_mask
 
 SQUARE = [[10, 5, 30, 5, 30, 15, 10, 15]]
 

@@ -215,3 +215,27 @@ def test_equals_torchvision(bccd, tmp_path):
             left, top, right, bottom = (int(item["bndbox"][key]) for key in ("xmin", "ymin", "xmax", "ymax"))
             width, height = (last - first + (last > first) for first, last in ((left, right), (top, bottom)))
             assert entry["bbox"] == [left - 1, top - 1, width, height], image["file_name"]
+
+
+def test_normalised_boxes_are_recognised(dataset):
+    dataset.annotate("a", *[voc_object(box=corners(0.1, 0.1, 0.5, 0.5))] * 2)
+    with input_error("2 of 2 boxes look normalised"):
+        read_annotations(dataset.root, None, masks=False)
+
+
+@pytest.mark.parametrize("listing,expected", [("a\t1\nb\t-1\n", ["a.jpg"]), ("a   1\nb  0\n", ["a.jpg", "b.jpg"])])
+def test_flags_of_a_list_may_follow_any_blanks(dataset, listing, expected):
+    dataset.list_images(listing)
+    content, _ = read_voc(dataset.root, None, "train")
+    assert [image["file_name"] for image in content["images"]] == expected
+
+
+def test_files_that_macos_leaves_behind_are_not_read(dataset):
+    (dataset.root / "Annotations" / "._a.xml").write_bytes(b"\0\5")
+    assert len(read_voc(dataset.root, None, "train")[0]["images"]) == 1
+
+
+def test_a_list_without_images_is_an_error(dataset):
+    dataset.list_images("a -1\n")
+    with input_error("no image of the split 'train'"):
+        read_annotations(dataset.root, None, masks=False)

@@ -8,6 +8,7 @@ from helpers import input_error
 from PIL import Image
 
 from detbackbones.data.annotations import read_annotations
+from detbackbones.data.problems import SOURCE
 from detbackbones.data.yolo import read_yolo
 
 NAMES = "names: [cat, dog]\n"
@@ -53,7 +54,7 @@ def test_boxes_become_pixels(dataset):
     assert entry["bbox"] == pytest.approx([24, 12, 12, 16])
     assert content["images"] == [{"id": 1, "file_name": "train.jpg", "width": 60, "height": 40}]
     assert content["categories"] == [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
-    assert (entry["category_id"], entry["source"]) == (1, "train/train.txt:1")
+    assert (entry["category_id"], entry[SOURCE]) == (1, "train/train.txt:1")
 
 
 def test_polygons_and_boxes_in_one_file(dataset):
@@ -62,7 +63,7 @@ def test_polygons_and_boxes_in_one_file(dataset):
     assert "segmentation" not in box
     assert polygon["segmentation"] == [pytest.approx([6, 20, 18, 10, 12, 40])]
     assert polygon["bbox"] == pytest.approx([6, 10, 12, 30])
-    assert (polygon["category_id"], polygon["source"]) == (0, "train/train.txt:3")
+    assert (polygon["category_id"], polygon[SOURCE]) == (0, "train/train.txt:3")
 
 
 def test_a_line_that_repeats_another_one_is_left_out(dataset):

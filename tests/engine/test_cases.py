@@ -28,7 +28,7 @@ ERRORS = {  # case -> words of the error message
 REPORTS = {  # case -> words of the output
     "02_no_area": ["area", "derived"],
     "22_bbox_negative": ["leave their image", "clips"],
-    "64_val_without_annotations": ["val.json", "not one annotation"],
+    "64_val_without_annotations": ["val.json", "no annotations"],
     "68_name_backslash": ["backslash"],
     "83_categories_same_name": ["'red'"],
     "90_val_swapped_names": ["matched by name"],

@@ -93,6 +93,15 @@ def test_no_readable_image_at_all(train, shapes, here):
         train(max_iters=1, data_root="data", skip_unreadable=True)
 
 
+def test_validation_data_without_a_readable_image(train, shapes, here):
+    shutil.copytree(shapes, here / "data")
+    for path in (here / "data/images").glob("val_*.jpg"):
+        path.unlink()
+    with pytest.raises(InputError, match="instances_val.json has no readable image"):
+        train(max_iters=1, data_root="data", skip_unreadable=True)
+    assert not (here / "runs").exists()
+
+
 def retinanet_values(shapes):
     paths = {split: {"ann_file": f"instances_{split}.json", "image_dir": "images"} for split in ("train", "val")}
     model = {"type": "retinanet", "backbone": "resnet18", "neck": {"type": "fpn", "out_channels": 8}}

@@ -121,3 +121,13 @@ def test_as_a_results_file(spelling, ids):
 def test_real_annotations(coco_tiny, split, backend):
     content = json.loads((coco_tiny / f"annotations/instances_{split}2017.json").read_text())
     assert_perfect(fill(CocoEvaluator(content, backend=backend), true_detections(content)).compute())
+
+
+@both_backends
+@pytest.mark.parametrize("score", ["high", 0.3, None, [1]])
+def test_a_score_in_the_ground_truth_has_no_meaning(score, backend):
+    content = random_polygons(3)
+    predictions = true_detections(content)
+    for entry in content["annotations"]:
+        entry["score"] = score
+    assert_perfect(fill(CocoEvaluator(content, backend=backend), predictions).compute())

@@ -108,7 +108,7 @@ def test_whole_numbers_may_be_floats():
         ({"segmentation": None}, "segmentation is missing"),
         ({"segmentation": {"size": [30, 20], "counts": [600]}}, "another size"),
         ({"segmentation": {"size": [20, 30], "counts": [100, 300]}}, "do not add up"),
-        ({"segmentation": {"size": [20, 30], "counts": [-100, 700]}}, "do not add up"),
+        ({"segmentation": {"size": [20, 30], "counts": [-100, 700]}}, "not negative: -100"),
         ({"segmentation": {"size": [20, 30], "counts": "P1"}}, "do not add up"),
         ({"segmentation": {"size": [20, 30], "counts": "\x01"}}, "RLE"),
         ({"segmentation": [[1, 2, 3, 4]]}, "no polygon of 3 points"),

@@ -1,6 +1,7 @@
 """What the command-line programs share, and the command `detbackbones`."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -105,3 +106,11 @@ def test_backbone_tools_load_neither_engine_nor_detectors(module):
     code = f"import sys, detbackbones.tools.{module}; print([name for name in {heavy} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_that_the_console_cannot_encode_are_escaped(encoding):
+    code = "from detbackbones.tools.cli import run_command; run_command(lambda *_: print('\\u732b'), '', ['x'])"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "\\u732b\n")

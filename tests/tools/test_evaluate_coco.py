@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from coco_problems import fill, random_problem
+from PIL import Image
 
 from detbackbones.evaluation.coco import BACKENDS, CocoEvaluator
 from detbackbones.tools.cli import main as detbackbones
@@ -131,3 +132,23 @@ def test_results_without_a_common_kind(evaluator, tmp_path, capsys):
     write("boxes.json", evaluator.results("bbox"))
     write("masks.json", evaluator.results("segm"))
     assert_refused(capsys, tmp_path, ["truth.json", "boxes.json", "masks.json"], "neither boxes nor masks in common")
+
+
+def test_missing_sizes_are_taken_from_the_images(evaluator, tmp_path, capsys):
+    content = json.loads(Path("truth.json").read_text())
+    Path("images").mkdir()
+    for image in content["images"]:
+        Image.new("L", (image.pop("width"), image.pop("height"))).save(f"images/{image['file_name']}")
+    write("sizeless.json", content)
+    assert_refused(capsys, tmp_path, ["sizeless.json", "results.json"], "set image_dir")
+    assert main(["sizeless.json", "results.json", "image_dir=images", "out=folder"]) == 0
+    assert read(tmp_path / "folder/metrics.json") == evaluator.compute()
+
+
+def test_results_with_corners_are_refused(evaluator, tmp_path, capsys):
+    results = evaluator.results("bbox")
+    for entry in results:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x + 1, y + 1, x + width + 100, y + height + 100]
+    write("corners.json", results)
+    assert_refused(capsys, tmp_path, ["truth.json", "corners.json", "iou=bbox"], "[x1, y1, x2, y2]")

@@ -175,7 +175,7 @@ def test_unreadable_images_can_be_skipped(image, capsys):
 
 
 def test_a_large_image_needs_a_short_side(image, monkeypatch, capsys):
-    monkeypatch.setattr(image_batches, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(image_batches, "MAX_PIXELS", 1000)
     assert main(["images", "out=f", *SMALL]) == 2
     assert "short_side=" in capsys.readouterr().err
     assert not (image / "f").exists()
@@ -210,6 +210,8 @@ def test_the_usage_lists_every_key():
     [
         (["images"], "out=FOLDER", "missing"),
         (["images", "out=none"], "out", "str"),
+        (["images", "out="], "out=FOLDER", "missing"),
+        (["images", "out=f", "image_channels=3", "model.in_channels=4"], "image_channels=3", "in_channels=4"),
         (["out=f"], "images or folders", "none"),
         (["nowhere", "out=f"], "nowhere", "does not exist"),
         (["images", "out=f", "backbone=resnet17"], "'resnet17'", "resnet18"),
@@ -257,10 +259,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, culprit, suggestion
 
 def test_a_folder_of_something_else_is_left_alone(image, capsys):
     (image / "f").mkdir()
-    (image / "f/settings.json").write_text("not JSON")
+    for content in (b"not JSON", b"\xff"):
+        (image / "f/settings.json").write_bytes(content)
+        assert main(["images", "out=f", *SMALL]) == 2
+        assert "settings.json" in capsys.readouterr().err
+        assert (image / "f/settings.json").read_bytes() == content
+
+
+def test_a_link_to_itself_is_unreadable(image, capsys):
+    (image / "images/loop.jpg").symlink_to("loop.jpg")
     assert main(["images", "out=f", *SMALL]) == 2
-    assert "settings.json" in capsys.readouterr().err
-    assert (image / "f/settings.json").read_text() == "not JSON"
+    assert "loop.jpg" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_ends_in_one_line(image, capsys):
