@@ -5,7 +5,7 @@ RoI heads use 0 for the background. A size is (height, width).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from ..layers.mask_ops import paste_masks
 from ..necks.base import Neck
 from ..registry import BACKBONES, Config, accepts, build_backbone, lookup
 from ..specs import FeatureSpec
+from .sampling import loss_counts
+
+LossesAndCounts = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def resolve_backbone(cfg: Config) -> dict:
@@ -80,6 +83,7 @@ class Detector(nn.Module):
     Attributes:
         tasks: "bbox", and "segm" if targets and detections have masks (COCO's names).
         label_offset: label of class 0 inside the heads.
+        counts_vary: False if every loss is a mean over the images, so that its count is known before it is computed.
 
     Raises:
         InputError: `num_classes` is below 1, or the backbone cannot be built.
@@ -87,6 +91,7 @@ class Detector(nn.Module):
 
     tasks: tuple[str, ...] = ("bbox",)
     label_offset = 0
+    counts_vary = False
     neck: Neck
     fuse_for_inference = fuse.fuse_for_inference
 
@@ -104,15 +109,17 @@ class Detector(nn.Module):
     def forward(
         self,
         images: Sequence[Tensor],
-        targets: Sequence[Mapping[str, Tensor]] | None = None,
+        targets: Sequence[Mapping[str, Any]] | None = None,
         output_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        with_counts: bool = False,
+    ) -> dict[str, Tensor] | LossesAndCounts | list[dict[str, Tensor]]:
         """Return `losses(images, targets)` in training mode, `predict(images, output_sizes)` in evaluation mode.
 
         Args:
             images: RGB images C x H x W, uint8 or float in [0, 1], of any sizes.
             targets: see `losses`.
             output_sizes: see `predict`.
+            with_counts: see `losses`.
 
         Raises:
             ValueError: targets are missing in training mode, or an input does not fit.
@@ -121,22 +128,41 @@ class Detector(nn.Module):
             return self.predict(images, output_sizes)
         if targets is None:
             raise ValueError("targets are required in training mode")
-        return self.losses(images, targets)
+        return self.losses(images, targets, with_counts=True) if with_counts else self.losses(images, targets)
 
-    def losses(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    @overload
+    def losses(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], with_counts: Literal[False] = False
+    ) -> dict[str, Tensor]: ...
+    @overload
+    def losses(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], with_counts: Literal[True]
+    ) -> LossesAndCounts: ...
+    def losses(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], with_counts: bool = False
+    ) -> dict[str, Tensor] | LossesAndCounts:
         """Compute scalar float32 losses by name.
+
+        The loss of a large batch follows from those of its parts: each loss times its count, summed and divided by the
+        sum of the counts (0 if that sum is 0, as for `loss_mask` without a foreground RoI). This holds for images with
+        seeds, of one size, and without live batch statistics.
 
         Args:
             images: see `forward`.
             targets: one per image: "boxes" N x 4 xyxy in pixels of the image, "labels" N int64, and "masks" N x H x W
-                bool, or `MaskCrops` of N masks, if the detector has masks; N may be 0.
+                bool, or `MaskCrops` of N masks, if the detector has masks; N may be 0. With an int "seed", the random
+                sampling of anchors and RoIs of this image depends on that seed alone.
+            with_counts: return (losses, counts); counts are float32 scalars under the same names, the number of things
+                that each loss is a mean over: sampled anchors, sampled RoIs (their weight if classes are weighted),
+                foreground RoIs for `loss_mask`, images for RetinaNet and for heads without counts.
 
         Raises:
             ValueError: targets do not fit the images or the classes.
         """
         batch = self.preprocess(images)
         features = self.neck(self.backbone(batch.tensors))
-        return self.head_losses(features, batch, self.prepare_targets(targets, batch))
+        losses = self.head_losses(features, batch, self.prepare_targets(targets, batch))
+        return (dict(losses), loss_counts(losses, len(images))) if with_counts else dict(losses)
 
     def predict(
         self, images: Sequence[Tensor], output_sizes: Sequence[tuple[int, int]] | None = None
@@ -168,7 +194,7 @@ class Detector(nn.Module):
     def head_losses(
         self, features: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Compute the losses of the heads.
+        """Compute the losses of the heads; those that are not means over the images come as `CountedLosses`.
 
         Args:
             features: maps of the neck, by level.

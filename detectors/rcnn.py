@@ -18,6 +18,7 @@ from ..necks.base import Neck
 from ..registry import DETECTORS, PROPOSAL_GENERATORS, ROI_HEADS, Config, build, build_neck
 from ..specs import FeatureSpec
 from .base import Detector
+from .sampling import CountedLosses
 
 
 @contextmanager
@@ -48,7 +49,8 @@ class FasterRCNN(Detector):
             (images, features, targets) -> (boxes per image, losses). See RPN.
         roi_heads: RoI heads, built on the levels of `roi_features` and called as torchvision's RoIHeads:
             (features, proposals, image sizes, targets) -> (detections, losses). See StandardRoIHeads and StageRoIHeads.
-            Targets have "masks" as given to the detector; torchvision's own heads need `MaskCrops.dense()`.
+            Targets have "masks" and "seed" as given to the detector; torchvision's own heads need `MaskCrops.dense()`.
+            Losses of either part that are not means over the images may be `CountedLosses`.
             If the config has a `stage`, the detector takes that stage from the backbone.
         roi_features: names of the neck's levels that RoIs are pooled from. Default: all but those that the neck adds
             above the backbone's deepest level (P6), which only the RPN uses (FPN paper, section 4.2).
@@ -59,6 +61,7 @@ class FasterRCNN(Detector):
     """
 
     label_offset = 1  # 0 is the background
+    counts_vary = True
 
     def __init__(
         self,
@@ -112,7 +115,8 @@ class FasterRCNN(Detector):
                 for boxes, (height, width) in zip(proposals, images.image_sizes)
             ]
             _, roi_losses = self.roi_heads(features, proposals, images.image_sizes, targets)
-        return {**rpn_losses, **roi_losses}
+        counts = getattr(rpn_losses, "counts", {}) | getattr(roi_losses, "counts", {})
+        return CountedLosses({**rpn_losses, **roi_losses}, counts)
 
     def head_detections(self, features: dict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
         with training_flag(False, self.rpn, self.roi_heads):

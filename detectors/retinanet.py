@@ -5,12 +5,16 @@ stay float32. Labels are the same inside and outside the heads, because RetinaNe
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import sigmoid_focal_loss
 
 from ..backbones.base import Backbone
 from ..errors import check_known
@@ -20,13 +24,52 @@ from ..necks.base import Neck
 from ..registry import DETECTORS, Config, build_neck
 from .anchors import AnchorGenerator, default_sizes
 from .base import Detector, Float32Outputs, shared_channels
+from .class_weights import class_weight_tensor
 
 SINGLE_LEVELS = (3, 4, 5, 6, 7)  # P3 to P7, whose anchor sizes a single level carries
 BOX_LOSSES = ("l1", "smooth_l1", "giou", "diou", "ciou")
 
 
 class Float32RetinaNetHead(Float32Outputs, RetinaNetHead):
-    """torchvision's RetinaNet head with float32 outputs."""
+    """torchvision's RetinaNet head with float32 outputs, and a weight per class in the classification loss."""
+
+    class_weights: Tensor | None
+
+    def __init__(self, *args: Any, class_weights: Tensor | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Any]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        if self.class_weights is not None:
+            excess = [
+                focal_loss_excess(logits, target["labels"], matches, self.class_weights.to(logits.dtype))
+                for logits, target, matches in zip(head_outputs["cls_logits"], targets, matched_idxs)
+            ]
+            losses["classification"] = losses["classification"] + torch.stack(excess).mean()
+        return losses
+
+
+def focal_loss_excess(logits: Tensor, labels: Tensor, matches: Tensor, class_weights: Tensor) -> Tensor:
+    """Return what the weights add to torchvision's classification loss of one image.
+
+    Args:
+        logits: A x classes, of all anchors.
+        labels: N, of the objects.
+        matches: A, the object of each anchor; negative for background and ignored anchors.
+        class_weights: classes.
+    """
+    foreground = matches >= 0
+    anchor_labels = labels[matches[foreground]]
+    one_hot = F.one_hot(anchor_labels, len(class_weights)).to(logits.dtype)
+    losses = sigmoid_focal_loss(logits[foreground], one_hot).sum(1)
+    return ((class_weights[anchor_labels] - 1) * losses).sum() / max(1, len(anchor_labels))
 
 
 @DETECTORS.register_module(name="retinanet")
@@ -48,11 +91,14 @@ class RetinaNet(Detector):
         aspect_ratios, round_anchors: see AnchorGenerator.
         head_norm: norm after the heads' convolutions; None for none (the paper).
         box_loss: "l1", "smooth_l1", "giou", "diou" or "ciou".
+        class_weights: weight of each class in the classification loss, in the order of the labels: the focal loss of an
+            anchor, summed over the classes, is multiplied by the weight of its object's class. Background anchors weigh
+            1, and the number of foreground anchors stays the divisor. None for equal weights.
         fg_iou_thresh, bg_iou_thresh, score_thresh, nms_thresh, detections_per_img, topk_candidates: as in torchvision's
             RetinaNet.
 
     Raises:
-        InputError: parts disagree, or a name is unknown.
+        InputError: parts disagree, a name is unknown, or `class_weights` is not one positive number per class.
     """
 
     def __init__(
@@ -69,6 +115,7 @@ class RetinaNet(Detector):
         round_anchors: bool = False,
         head_norm: str | None = None,
         box_loss: str = "l1",
+        class_weights: Sequence[float] | None = None,
         fg_iou_thresh: float = 0.5,
         bg_iou_thresh: float = 0.4,
         score_thresh: float = 0.05,
@@ -85,7 +132,10 @@ class RetinaNet(Detector):
             anchor_sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS, anchor_octaves)
         self.anchor_generator = AnchorGenerator(specs, anchor_sizes, aspect_ratios, round_anchors)
         anchors_per_cell = self.anchor_generator.num_anchors_per_location()[0]
-        self.head = Float32RetinaNetHead(shared_channels(specs), anchors_per_cell, num_classes, norm_layer)
+        weights = None if class_weights is None else class_weight_tensor(class_weights, num_classes)
+        self.head = Float32RetinaNetHead(
+            shared_channels(specs), anchors_per_cell, num_classes, norm_layer, class_weights=weights
+        )
         # private attribute; torchvision's own builder of the GIoU form sets it too
         self.head.regression_head._loss_type = box_loss  # type: ignore[union-attr]
         self.proposal_matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)

@@ -19,7 +19,11 @@ from ..layers.norm import norm_constructor
 from ..registry import ROI_HEADS
 from ..specs import FeatureSpec
 from .base import Float32Outputs, shared_channels
+from .class_weights import class_weight_tensor
 from .roi_pooler import RoIPooler
+from .sampling import CountedLosses, SeededSampler
+
+SEED_STREAM = 0x9E3779B9  # see SeededSampler; the RPN has another
 
 
 class Float32BoxPredictor(Float32Outputs, FastRCNNPredictor):
@@ -42,7 +46,15 @@ class BoxRoIHeads(RoIHeads):
         score_thresh: detections with a lower score are dropped.
         nms_thresh: IoU above which NMS drops a detection.
         detections_per_img: detections kept per image.
+        class_weights: weight of each foreground class in `loss_classifier`, in the order of the labels; the background
+            weighs 1. The loss is the weighted mean: the sum over RoIs, each times the weight of its label, divided by
+            the sum of these weights. None for equal weights.
+
+    Raises:
+        InputError: `class_weights` is not one positive number per class.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -58,6 +70,7 @@ class BoxRoIHeads(RoIHeads):
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
+        class_weights: Sequence[float] | None = None,
     ):
         super().__init__(
             box_roi_pool=box_roi_pool,
@@ -72,6 +85,12 @@ class BoxRoIHeads(RoIHeads):
             nms_thresh=nms_thresh,
             detections_per_img=detections_per_img,
         )
+        self.fg_bg_sampler = SeededSampler(batch_size_per_image, positive_fraction, SEED_STREAM)
+        weights = None
+        if class_weights is not None:
+            predictor: Any = box_predictor  # row 0 is the background
+            weights = F.pad(class_weight_tensor(class_weights, predictor.cls_score.out_features - 1), (1, 0), value=1.0)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(
         self,
@@ -80,7 +99,10 @@ class BoxRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Any]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return (detections, {}) in evaluation mode and ([], losses) in training mode, as torchvision's RoIHeads."""
+        """Return (detections, {}) in evaluation mode and ([], losses) in training mode, as torchvision's RoIHeads.
+
+        The proposals of a target with "seed" are sampled with that seed.
+        """
         if not self.training:
             return super().forward(features, proposals, image_shapes)
         if targets is None:
@@ -89,6 +111,11 @@ class BoxRoIHeads(RoIHeads):
         roi_features, logits, deltas = self.predict_boxes(features, rois, image_shapes)
         loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression_targets)
         losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+        counts: dict[str, int | Tensor] = dict.fromkeys(losses, len(logits))
+        if self.class_weights is not None:
+            all_labels, weights = torch.cat(labels), self.class_weights.to(logits.dtype)
+            losses["loss_classifier"] = F.cross_entropy(logits, all_labels, weights)
+            counts["loss_classifier"] = weights[all_labels].sum()
         if self.has_mask():
             foreground = [image_labels > 0 for image_labels in labels]
             boxes = [image_boxes[keep] for image_boxes, keep in zip(rois, foreground)]
@@ -98,7 +125,14 @@ class BoxRoIHeads(RoIHeads):
                 targets,
                 [indices[keep] for indices, keep in zip(matched_indices, foreground)],
             )
-        return [], losses
+            counts["loss_mask"] = sum(map(len, boxes))
+        return [], CountedLosses(losses, counts)
+
+    def select_training_samples(
+        self, proposals: list[Tensor], targets: list[dict[str, Any]] | None
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        self.fg_bg_sampler.set_seeds(targets)
+        return super().select_training_samples(proposals, targets)
 
     def predict_boxes(
         self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]]

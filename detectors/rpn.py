@@ -1,15 +1,20 @@
 """torchvision's region proposal network, with anchors and channels from the feature specs."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from ..registry import PROPOSAL_GENERATORS
 from ..specs import FeatureSpec
 from .anchors import AnchorGenerator, default_sizes
 from .base import Float32Outputs, shared_channels
+from .sampling import CountedLosses, SeededSampler
 
 SINGLE_LEVELS = (2, 3, 4, 5, 6)  # P2 to P6, whose anchor sizes a single level carries
+SEED_STREAM = 0  # see SeededSampler; the RoI heads have another
 
 
 class Float32RPNHead(Float32Outputs, RPNHead):
@@ -68,3 +73,15 @@ class RPN(RegionProposalNetwork):
             post_nms_top_n=dict(zip(("training", "testing"), post_nms_top_n)),
             nms_thresh=nms_thresh,
         )
+        self.fg_bg_sampler = SeededSampler(batch_size_per_image, positive_fraction, SEED_STREAM)
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Any]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the proposals of each image and the losses, as torchvision's RegionProposalNetwork.
+
+        The anchors of a target with "seed" are sampled with that seed.
+        """
+        self.fg_bg_sampler.set_seeds(targets if self.training else None)
+        proposals, losses = super().forward(images, features, targets)
+        return proposals, CountedLosses(losses, dict.fromkeys(losses, self.fg_bg_sampler.num_sampled))

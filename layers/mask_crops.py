@@ -34,8 +34,8 @@ class MaskCrops:
             top, bottom = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
             boxes.append([left, top, right, bottom])
             bits += np.packbits(mask[top:bottom, left:right].T).tobytes()
-        packed = torch.frombuffer(bits, dtype=torch.uint8) if bits else torch.empty(0, dtype=torch.uint8)
-        return cls(packed, torch.tensor(np.array(boxes, np.int64).reshape(-1, 4)), size)
+        packed = torch.frombuffer(bits, dtype=torch.uint8) if bits else torch.empty(0, dtype=torch.uint8, device="cpu")
+        return cls(packed, torch.from_numpy(np.array(boxes, np.int64).reshape(-1, 4)), size)
 
     def __len__(self) -> int:
         return len(self.boxes)

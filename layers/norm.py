@@ -5,14 +5,16 @@ Statistics are the running mean and variance, affine values are weight and bias.
 statistics.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..errors import InputError, check_known
+from ..errors import InputError, check_known, shorten
 
 Norm = Callable[[int], nn.Module]  # number of channels -> norm layer
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -96,7 +98,8 @@ def convert_norm(module: nn.Module, to: str) -> nn.Module:
             raise InputError(f"cannot convert {type(module).__name__}: a subclass of batch norm may do more")
         mean = module.running_mean
         assert mean is not None, "a norm without running statistics cannot be converted"
-        new = NORMS[to](len(mean), eps=module.eps).to(mean)
+        with mean.device:
+            new = NORMS[to](len(mean), eps=module.eps).to(mean)
         new.load_state_dict(module.state_dict(), strict=False)  # frozen norms do not count batches
         new.momentum = vars(module).get("momentum", 0.1)
         return new.requires_grad_(all(p.requires_grad for p in module.parameters())).train(module.training)
@@ -105,3 +108,37 @@ def convert_norm(module: nn.Module, to: str) -> nn.Module:
         if replacement is not child:
             setattr(module, name, replacement)
     return module
+
+
+@contextmanager
+def keep_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Undo what forward passes inside the context do to buffers of modules in training mode, bit for bit.
+
+    These are the running statistics of live batch norms and their number of batches. Batches are still normalised with
+    their own statistics. For passes without gradients: a backward pass after the context raises an error, because
+    autograd keeps the running statistics.
+    """
+    buffers = [buffer for module in model.modules() if module.training for buffer in module.buffers(recurse=False)]
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, saved):
+                buffer.copy_(value)
+
+
+def check_sync_norms(model: nn.Module, device: torch.device) -> None:
+    """Check that "sync" norms can train in several processes on this device.
+
+    In a single process without a process group they are batch norms, on any device.
+
+    Raises:
+        InputError: the model has a `torch.nn.SyncBatchNorm`, which needs a GPU.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)]
+    if names and device.type == "cpu":
+        raise InputError(
+            f"norm='sync' of {shorten(names[0])} needs a GPU in a distributed training; use norm='batch' or "
+            "norm='group' on a CPU"
+        )

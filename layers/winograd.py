@@ -33,8 +33,8 @@ def transform_matrices() -> tuple[Tensor, Tensor, Tensor]:
     """Return B^T (6 x 6), G (6 x 3) and A^T (4 x 6) in float64: Toom-Cook interpolation in POINTS, transposed."""
 
     def powers(count: int) -> Tensor:
-        finite = torch.tensor(POINTS, dtype=torch.float64)[:, None] ** torch.arange(count)
-        infinity = torch.eye(count, dtype=torch.float64)[-1:]
+        finite = torch.tensor(POINTS, dtype=torch.float64, device="cpu")[:, None] ** torch.arange(count, device="cpu")
+        infinity = torch.eye(count, dtype=torch.float64, device="cpu")[-1:]
         return torch.cat([finite, infinity])
 
     b, g, a = torch.linalg.inv(powers(IN_TILE)).T, powers(3), powers(OUT_TILE).T
@@ -42,7 +42,7 @@ def transform_matrices() -> tuple[Tensor, Tensor, Tensor]:
     return b * balance, g / balance, a
 
 
-# Kronecker products transform both axes at once
+# Kronecker products transform both axes at once; on the CPU, whatever the default device at the first import
 _B, _G, _A = transform_matrices()
 INPUT_TRANSFORM = torch.kron(_B, _B).float()  # 36 x 36
 OUTPUT_TRANSFORM = torch.kron(_A, _A).float()  # 16 x 36
@@ -142,8 +142,8 @@ def winograd_conv2d(x: Tensor, transformed_weight: Tensor, bias: Tensor | None, 
     num_images, in_channels, height, width = x.shape
     out_channels = transformed_weight.shape[2]
     grid = TileGrid(x.shape, dilation, in_channels)
-    padded_size = (grid.rows * grid.span, grid.columns * grid.span)
-    padded = torch.empty(num_images, out_channels, *padded_size, memory_format=torch.channels_last)
+    size = (num_images, out_channels, grid.rows * grid.span, grid.columns * grid.span)
+    padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     out = padded.permute(0, 2, 3, 1).view(*grid.tiled_shape(num_images, grid.rows), out_channels)
     for images, rows in grid.blocks():
         product = torch.bmm(grid.transform_input(x, images, rows), transformed_weight)

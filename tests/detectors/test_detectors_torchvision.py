@@ -5,6 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torchvision
+from double_precision import in_double_precision
 from helpers import maps, objects, randomise, relative_error
 from torchvision.models.detection.image_list import ImageList
 
@@ -203,3 +204,60 @@ def test_detections_of_images(name, monkeypatch):
     if "masks" in expected:
         assert actual["masks"].any()
         assert (actual["masks"] != (expected["masks"][:, 0] >= 0.5)).float().mean() <= 1e-5
+
+
+STEP_SIZES = [(64, 128), (50, 110)]  # padded to multiples of the deepest stride, see SIZE
+FAST = ("maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+
+
+@pytest.mark.parametrize("live", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in TORCHVISION_CONFIGS]
+)
+def test_training_steps(name, live, monkeypatch):
+    """Two steps of SGD from images and random numbers of one seed: losses, gradients, weights and norm statistics.
+
+    In float64, because float noise in float32 swaps near ties of proposals and turns ReLUs on and off, which changes a
+    gradient by up to a tenth of its largest value.
+    """
+    reference, detector = build_pair(name)
+    in_double_precision(detector, monkeypatch)
+    reference.double().transform._skip_resize = True
+    for model in (reference.train(), detector.train()):
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train(live)
+    if name in RCNN:
+        set_roi_heads(reference, detector, batch_size_per_image=32)
+    images = [torch.rand(3, *size) for size in STEP_SIZES]
+    targets = [objects(count, *size, classes=90) for count, size in zip((3, 2), STEP_SIZES)]
+    reference_targets = [
+        dict(
+            boxes=target["boxes"].double(),
+            labels=target["labels"] + detector.label_offset,
+            masks=target["masks"].to(torch.uint8),
+        )
+        for target in targets
+    ]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9) for model in (detector, reference)]
+    for step in range(2):
+        torch.manual_seed(step)
+        losses = detector(images, targets)
+        torch.manual_seed(step)
+        expected = reference([image.double() for image in images], reference_targets)
+        assert_equal_losses(losses, expected, 1e-9)
+        for total, optimizer in zip((losses, expected), optimizers):
+            optimizer.zero_grad()
+            sum(total.values()).backward()
+        gradients = convert_torchvision_detector({name: p.grad for name, p in reference.named_parameters()})
+        assert_equal_tensors({name: p.grad for name, p in detector.named_parameters()}, gradients)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_equal_tensors(detector.state_dict(), convert_torchvision_detector(reference.state_dict()))
+
+
+def assert_equal_tensors(actual, expected):
+    """Compare tensors by name to 1e-8 of the largest value."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (actual[name] - value).abs().max() <= 1e-8 * value.abs().max(), name

@@ -10,7 +10,14 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detbackbones import build_backbone
-from detbackbones.layers.norm import NORMS, BatchNormEval2d, convert_norm, resolve_norm
+from detbackbones.layers.norm import (
+    NORMS,
+    BatchNormEval2d,
+    check_sync_norms,
+    convert_norm,
+    keep_running_statistics,
+    resolve_norm,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +129,49 @@ def test_conversion_of_a_norm_itself_returns_its_replacement():
 def test_bad_conversion(to, words):
     with input_error(*words):
         convert_norm(nn.BatchNorm2d(8), to)
+
+
+def net_of_norms():
+    """Return one norm of each kind in training mode, behind a batch norm in evaluation mode."""
+    norms = [NORMS[name](32) for name in ("batch", "batch", "batch_eval", "frozen", "group")]
+    net = randomise(nn.Sequential(*norms)).train()
+    net[0].eval()
+    return net
+
+
+@torch.no_grad()
+def test_running_statistics_are_kept_bit_for_bit():
+    net, images = net_of_norms(), torch.randn(2, 32, 4, 4)
+    before = copy.deepcopy(net.state_dict())
+    expected = net_of_norms()
+    expected.load_state_dict(before)
+    with keep_running_statistics(net):
+        outputs = [net(images), net(images)]
+        assert net[1].num_batches_tracked == 2
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(torch.equal(output, expected(images)) for output in outputs)  # normalised with the batch's statistics
+
+
+def test_running_statistics_are_kept_if_the_pass_fails():
+    net = net_of_norms()
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(KeyError), torch.no_grad(), keep_running_statistics(net):
+        net(torch.randn(2, 32, 4, 4))
+        raise KeyError
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_statistics_move_again_after_the_context():
+    net = net_of_norms()
+    with keep_running_statistics(net):
+        pass
+    net(torch.randn(2, 32, 4, 4))
+    assert net[1].num_batches_tracked == 1
+
+
+def test_sync_norms_need_a_gpu():
+    net = build_backbone("resnet18", norm="sync", out_features=("c2",))
+    with input_error("norm='sync'", "bn1", "norm='batch'", "CPU"):
+        check_sync_norms(net, torch.device("cpu"))
+    check_sync_norms(net, torch.device("cuda", 0))
+    check_sync_norms(convert_norm(net, "batch"), torch.device("cpu"))
