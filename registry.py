@@ -1,4 +1,4 @@
-"""Registries of backbones, necks, heads, detectors and tasks; unknown names raise an error with the closest ones.
+"""Registries of backbones, necks, heads, detectors, transforms and tasks; unknown names raise an error with close ones.
 
 The `type` of a config names the part; every other key is a constructor argument. Third parties add parts with
 `@BACKBONES.register_module()`, or through the entry-point groups `detbackbones.backbones`, `.necks`, `.detectors`, ...
@@ -35,6 +35,7 @@ NECKS = _registry("neck", "necks.fpn", "necks.pafpn", "necks.identity")
 PROPOSAL_GENERATORS = _registry("proposal_generator", "detectors.rpn")
 ROI_HEADS = _registry("roi_heads", "detectors.roi_heads", "detectors.stage_roi_heads")
 DETECTORS = _registry("detector", "detectors.rcnn", "detectors.retinanet")
+TRANSFORMS = _registry("transform", "data.augmentation", "data.scale_jitter")
 TASKS = _registry("task", "engine.detection")
 
 Config = str | Mapping[str, Any]

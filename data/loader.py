@@ -2,31 +2,39 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-GROUPING_WINDOW = 32  # batches among which images are grouped
-MAX_WORKERS = 8
+from ..errors import InputError
+from .sample_order import Sample, SampleOrder
 
-Sample = tuple[int, tuple[int, int]]  # index, seed of the augmentation
+MAX_DRAWS = 100  # items that are tried in place of one that cannot be read
+MAX_WORKERS = 8
 
 
 class TrainingSampler(Sampler[Sample]):
-    """Endless (index, seed) pairs: one permutation per epoch, a function of seed and position alone.
+    """Endless (index, seed) pairs for one of several processes, in an order that does not depend on their number.
 
-    With `grouping_flags` a batch holds images of one flag, such as one orientation, because a batch is padded to its
-    largest sides (aspect-ratio grouping). Within each window of 32 batches the samples are sorted by flag, then the
-    batches are shuffled; at most one batch per window has both.
+    Positions count the samples of all processes together. A batch of a process has consecutive positions, and the
+    processes take turns: item k has the position `start + ((k // b) * world_size + rank) * b + k % b` with b images per
+    batch. The order is a function of seed and position alone, see `SampleOrder`, so a run that is resumed with another
+    batch size or number of processes goes on at the right sample.
+
+    With `grouping_flags` and a batch size that divides 16, at most one batch per window of 512 samples has both flags.
+    Other batch sizes have more mixed batches.
 
     Args:
         size: number of images in the dataset.
         seed: seed of the run.
         start: number of samples that all processes together have seen already, to resume from.
-        rank, world_size: this process takes every `world_size`-th sample.
+        rank, world_size: number of this process, and how many there are.
         grouping_flags: a flag per image, such as whether it is wider than high; None keeps the permutation's order.
-        batch_size: samples per batch of all processes together.
+        batch_size: images per batch of one process.
+        repeat_factors: how often each image comes per epoch on average, at least 1; None for once.
     """
 
     def __init__(
@@ -38,41 +46,68 @@ class TrainingSampler(Sampler[Sample]):
         world_size: int = 1,
         grouping_flags: Sequence[bool] | None = None,
         batch_size: int = 1,
+        repeat_factors: Sequence[float] | None = None,
     ):
-        self.size, self.seed, self.start = size, seed, start
-        self.rank, self.world_size = rank, world_size
-        self.grouping_flags, self.batch_size = grouping_flags, batch_size
-        self.window = batch_size * GROUPING_WINDOW
-        self._epoch = -1
-        self._permutation: list[int] = []
+        self.start, self.rank, self.world_size, self.batch_size = start, rank, world_size, batch_size
+        self.order = SampleOrder(size, seed, grouping_flags, repeat_factors)
 
     def __iter__(self) -> Iterator[Sample]:
-        current, samples = -1, list[Sample]()
-        for position in itertools.count(self.start + self.rank, self.world_size):
-            number, offset = divmod(position, self.window)
-            if number != current:
-                current, samples = number, self._samples_of_window(number)
-            yield samples[offset]
-
-    def _samples_of_window(self, number: int) -> list[Sample]:
-        samples = [self._sample(position) for position in range(number * self.window, (number + 1) * self.window)]
-        flags = self.grouping_flags
-        if flags is None:
-            return samples
-        samples.sort(key=lambda sample: flags[sample[0]])
-        batches = [samples[start : start + self.batch_size] for start in range(0, self.window, self.batch_size)]
-        return [sample for index in _permutation(GROUPING_WINDOW, self.seed + number) for sample in batches[index]]
-
-    def _sample(self, position: int) -> Sample:
-        epoch, offset = divmod(position, self.size)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = _permutation(self.size, self.seed + epoch)
-        return self._permutation[offset], (self.seed, position)
+        for batch in itertools.count(self.rank, self.world_size):
+            first = self.start + batch * self.batch_size
+            for position in range(first, first + self.batch_size):
+                yield self.order[position]
 
 
-def _permutation(size: int, seed: int) -> list[int]:
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+class ReadableItems(Dataset):
+    """A training dataset in which another item takes the place of one that cannot be read.
+
+    An item is requested with `(index, seed)` and is (item of the dataset, error messages of unreadable items). The
+    other items are drawn with the seed, so a resumed run gets the same ones. In place of the item stands an InputError
+    if unreadable items are not allowed, or if none can be read: an exception that is raised in a loading process would
+    reach the training process as the text of a traceback. `take_items` raises it.
+
+    Args:
+        dataset: indexed with `(index, seed)`.
+        unreadable: returns an error message for an item that could not be read, else None.
+        allowed: replace unreadable items.
+    """
+
+    def __init__(self, dataset: Any, unreadable: Callable[[Any], str | None], allowed: bool):
+        self.dataset, self.unreadable, self.allowed = dataset, unreadable, allowed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, sample: tuple[int, int | Sequence[int]]) -> tuple[Any, list[str]]:
+        index, seed = sample
+        others = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))  # not what the item draws from
+        problems: list[str] = []
+        for _ in range(MAX_DRAWS):
+            try:
+                item = self.dataset[index, seed]
+            except InputError as error:
+                return error, problems
+            problem = self.unreadable(item)
+            if problem is None:
+                return item, problems
+            if not self.allowed:
+                return InputError(f"{problem}; skip_unreadable=true skips such items"), [problem]
+            problems.append(problem)
+            index = int(others.integers(len(self)))
+        return InputError(f"no training item can be read; the first: {problems[0]}"), problems
+
+
+def take_items(batch: Sequence[tuple[Any, list[str]]], problems: set[str]) -> list:
+    """Return the items of a batch of `ReadableItems`, and add its error messages to `problems`.
+
+    Raises:
+        InputError: an item cannot be read, and nothing takes its place.
+    """
+    for item, messages in batch:
+        if isinstance(item, InputError):
+            raise item
+        problems.update(messages)
+    return [item for item, _ in batch]
 
 
 def worker_count(requested: int | None, device: torch.device, processes: int) -> int:
@@ -87,7 +122,13 @@ def worker_count(requested: int | None, device: torch.device, processes: int) ->
     return min(MAX_WORKERS, cores // processes)
 
 
-def training_loader(dataset: Dataset, batch_size: int, workers: int, sampler: TrainingSampler) -> DataLoader:
+def training_loader(
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    sampler: TrainingSampler,
+    worker_init_fn: Callable[[int], None] | None = None,
+) -> DataLoader:
     """Return endless lists of `batch_size` dataset items. Images stay uint8 until the model has them on its device."""
     return DataLoader(
         dataset,
@@ -96,18 +137,27 @@ def training_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Tr
         num_workers=workers,
         collate_fn=_as_list,
         drop_last=True,
+        worker_init_fn=worker_init_fn,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def evaluation_loader(dataset: Dataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+def evaluation_loader(
+    dataset: Dataset,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    worker_init_fn: Callable[[int], None] | None = None,
+) -> DataLoader:
     """Return a loader of one-item lists, in which each process gets its share and all together get every item once.
 
     One item at a time, so that padding to other images of a batch cannot change a result.
     """
     indices = [(index, 0) for index in range(rank, len(dataset), world_size)]  # type: ignore[arg-type]
-    return DataLoader(dataset, 1, sampler=indices, num_workers=workers, collate_fn=_as_list)
+    return DataLoader(
+        dataset, 1, sampler=indices, num_workers=workers, collate_fn=_as_list, worker_init_fn=worker_init_fn
+    )
 
 
 def _as_list(items: list) -> list:

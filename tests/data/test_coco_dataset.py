@@ -1,7 +1,9 @@
 import torch
+from torchvision.transforms import v2
 
 from detbackbones.data.annotations import read_annotations
 from detbackbones.data.coco import CocoDataset, Unreadable
+from detbackbones.data.scale_jitter import LargeScaleJitter
 
 
 def training_item(annotations, **options):
@@ -122,3 +124,46 @@ def test_an_image_of_another_size_than_annotated_is_unreadable(write_coco):
     item = CocoDataset(read_annotations(*files, check_images=False), training=True)[0, 0]
     assert "60x40" in item.reason
     assert "600x400" in item.reason
+
+
+def test_the_seed_for_the_losses_has_63_bits_and_is_reproducible(write_coco):
+    dataset = CocoDataset(read_annotations(*write_coco()), training=True)
+    seeds = [dataset[1, (0, position)][1]["seed"] for position in range(20)]
+    assert len(set(seeds)) == 20
+    assert 2**60 < max(seeds) < 2**63
+    assert dataset[1, (0, 3)][1]["seed"] == seeds[3]
+
+
+def test_transforms_replace_resize_and_flip_in_training_alone(write_coco):
+    annotations = read_annotations(*write_coco())
+    options = {"short_side": 80, "transforms": [v2.CenterCrop((20, 30))]}
+    image, target = training_item(annotations, **options, flip=1.0)
+    assert image.shape == (3, 20, 30)
+    assert target["boxes"].tolist() == [[0, 0, 15, 5]]  # the crop starts at (15, 10)
+    assert target["masks"].nonzero().amax(0).tolist() == [0, 4, 14]
+    assert CocoDataset(annotations, training=False, **options)[1, 0][0].shape == (3, 80, 120)
+
+
+def test_transforms_work_without_masks(write_coco):
+    dataset = CocoDataset(read_annotations(*write_coco()), training=True, masks=False, transforms=[LargeScaleJitter()])
+    image, target = dataset[1, (0, 1)]
+    assert image.shape == (3, 1024, 1024)
+    assert "masks" not in target
+
+
+def test_copy_paste_adds_objects_of_another_image(write_coco):
+    def change(content):
+        content["annotations"][1] = content["annotations"][0] | {"id": 2, "image_id": 5, "category_id": 4}
+
+    dataset = CocoDataset(read_annotations(*write_coco(change)), training=True, copy_paste=1.0, flip=0.5)
+    items = [dataset[1, (0, position)] for position in range(12)]
+    again = [dataset[1, (0, position)] for position in range(12)]
+    assert {tuple(target["labels"].tolist()) for _, target in items} == {(1,), (1, 0), (1, 1), (0,)}
+    assert all(torch.equal(first[0], second[0]) for first, second in zip(items, again, strict=True))
+    assert len(CocoDataset(read_annotations(*write_coco()), training=False, copy_paste=1.0)[1, 0][1]["labels"]) == 1
+
+
+def test_classes_are_those_of_the_objects(write_coco):
+    annotations = read_annotations(*write_coco())
+    assert CocoDataset(annotations, training=True).classes() == [set(), {30}]
+    assert CocoDataset(annotations, training=False).classes() == [set(), {30, 4}]
