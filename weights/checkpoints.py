@@ -1,29 +1,123 @@
-"""Parts of the models in our own checkpoints, which the engine writes into the folder of a run."""
+"""Our own checkpoints, which the engine writes into the folder of a run: find, verify and read them and their parts."""
 
+import functools
+import os
+import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError, shorten
+from .weight_files import read_weights_file
 
 REQUIRED_KEYS = ("model", "config", "metadata")
 BACKBONE, STAGE = "backbone.", "roi_heads.stage."  # prefixes of a detector's keys
+LAST = "last.pt"
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints in the folder of a run from which it can go on, newest first: last.pt, last-1.pt, ..."""
+    matches = [(re.fullmatch(r"last(?:-(\d+))?\.pt", path.name), path) for path in folder.glob("last*.pt")]
+    numbered = {path: int(match[1] or 0) for match, path in matches if match}
+    return sorted(numbered, key=numbered.__getitem__)
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a folder, or the `last.pt` in the folder of a run."""
+    return os.path.isdir(path) or (path.name == LAST and bool(checkpoint_files(path.parent)))
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return `path`, or `last.pt` in it if it is the folder of a run. Raises InputError if it does not exist."""
+    """Return the file that a path of a checkpoint or of the folder of a run stands for.
+
+    For a folder, or the `last.pt` in it, that is `last.pt`, or if that is missing or damaged the newest checkpoint
+    before it; then a line is printed.
+
+    Raises:
+        InputError: It does not exist, or every checkpoint of the run is damaged.
+    """
     path = Path(path)
-    path = path / "last.pt" if path.is_dir() else path
-    if not path.is_file():
-        siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.pt")))
+    if is_run(path):
+        folder = path if os.path.isdir(path) else path.parent
+        path = _newest_whole(folder) or folder / LAST
+    if not os.path.isfile(path):
+        siblings = ", ".join(sorted(p.name for p in path.parent.glob("*") if p.suffix in (".pt", ".safetensors")))
         parent = shorten(path.parent)
         raise InputError(
             f"checkpoint {shorten(path)} does not exist; {parent} has {shorten(siblings) or 'no checkpoint'}"
         )
     return path
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a run that is not damaged; None if there is not any checkpoint."""
+    files = checkpoint_files(folder)
+    problems = [] if not files or files[0].name == LAST else [f"{LAST} is missing"]
+    for file in files:
+        reason = damage(file)
+        if reason is None:
+            if problems:
+                _warn_once(f"{shorten(folder)}: {file.name} is used because {'; '.join(problems)}")
+            return file
+        problems.append(f"{file.name} cannot be read ({reason})")
+    if files:
+        raise InputError(f"{shorten(folder)} has no checkpoint that can be used: {shorten('; '.join(problems), 600)}")
+    return None
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    """Print a warning once per process, and of several processes in the main one only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line)
+
+
+def damage(path: Path) -> str | None:
+    """Return in one line why a file of `save_checkpoint` is damaged, or None if all its checksums are right.
+
+    torch.save writes a zip archive with a CRC-32 of every tensor, which torch.load does not check.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # an entry that says it is a folder: torch.load returns tensors of its name with any values
+            folders = (entry.filename for entry in archive.infolist() if entry.external_attr)
+            member = next(folders, None) or archive.testzip()
+        if member is not None:
+            return f"wrong checksum of {shorten(member)}"
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # checks headers that zipfile ignores
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    except pickle.UnpicklingError:  # it is whole, and has something that torch refuses to load
+        return None
+    except Exception:  # zipfile raises many kinds for damaged headers
+        return "it is cut off, damaged or not a checkpoint"
+    return None
+
+
+def load_content(path: Path) -> Any:
+    """Return what a `.safetensors` file holds, or a file of `torch.save`, read with `weights_only=True`.
+
+    Raises:
+        RuntimeError: The file is a checkpoint of ours and damaged.
+        Exception: Whatever the reader raises for any other file that it cannot read.
+    """
+    if path.suffix == ".safetensors":
+        return read_weights_file(path)
+    reason = damage(path) if zipfile.is_zipfile(path) else None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        if reason is None:
+            raise
+        raise RuntimeError(reason) from None
+    if reason is not None and is_checkpoint(content):  # torch can be told to write other files without checksums
+        raise RuntimeError(reason)
+    return content
 
 
 def is_checkpoint(content: Any) -> bool:

@@ -7,12 +7,12 @@ from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
 from ..errors import InputError, check_known, shorten
-from .checkpoints import backbone_state, find_checkpoint, is_checkpoint
+from .checkpoints import backbone_state, find_checkpoint, is_checkpoint, is_run, load_content
+from .weight_files import read_weights_metadata
 
 
 def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
@@ -52,19 +52,19 @@ def _read_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
 def read_content(path: Path) -> Any:
     """Return what a `.safetensors` file holds, or a file of `torch.save`, read with `weights_only=True`.
 
-    A folder stands for the `last.pt` in it.
+    A folder, and the `last.pt` in it, stand for the file that `find_checkpoint` returns. A `.safetensors` file of ours
+    has the keys of a checkpoint.
 
     Raises:
         InputError: the file does not exist or cannot be read.
     """
-    if path.is_dir():
+    if is_run(path):
         path = find_checkpoint(path)
     if not path.is_file():
         named = "a named source looks like torchvision:IMAGENET1K_V1"
         raise InputError(f"weights file {shorten(path)} does not exist ({named})")
     try:
-        is_safetensors = path.suffix == ".safetensors"
-        return load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+        return load_content(path)
     except Exception as error:
         raise InputError(f"cannot read weights file {shorten(path)}: {unreadable_reason(error)}") from None
 
@@ -92,12 +92,14 @@ def read_backbone_file(path: Path) -> dict[str, Tensor]:
 
 def read_metadata(source: str) -> dict[str, Any]:
     """Return the metadata of a run or checkpoint of ours, such as its images' mean and std; {} for other sources."""
-    path = find_checkpoint(source) if os.path.isdir(source) else Path(source)
-    if not os.path.isfile(path) or path.suffix == ".safetensors":
+    path = find_checkpoint(source) if is_run(Path(source)) else Path(source)
+    if not os.path.isfile(path):
         return {}
     try:
+        if path.suffix == ".safetensors":
+            return read_weights_metadata(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
-    except Exception:  # a file in torch's old format is not ours
+    except Exception:  # a damaged file, or one in torch's old format
         return {}
     return dict(content["metadata"]) if is_checkpoint(content) else {}
 

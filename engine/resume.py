@@ -1,0 +1,126 @@
+"""Continue a run: what its checkpoint must have, which config keys may have changed, and the log."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..errors import InputError, shorten
+from .checkpoint import read_checkpoint, replace_file
+from .config import TrainConfig
+
+RESUMABLE: dict[str, type] = {
+    "optimizer": Mapping,
+    "iteration": int,
+    "samples": int,
+    "evaluated_iteration": int,
+    "best": Mapping,
+}
+REFUSED = ("task", "optimizer.type", "optimizer.amsgrad", "model")  # the optimizer's state would not fit
+IGNORED = ("published",)  # information, which no run depends on
+
+
+def resumable_state(path: str | Path) -> dict[str, Any]:
+    """Return a checkpoint from which a run can go on, as `read_checkpoint` does.
+
+    Raises:
+        InputError: It cannot be read, or does not have what resuming needs.
+    """
+    state = read_checkpoint(path)
+    missing = [key for key, kind in RESUMABLE.items() if not isinstance(state.get(key), kind)]
+    if missing:
+        raise InputError(
+            f"checkpoint {shorten(path)} cannot be resumed (missing: {', '.join(missing)}); start a new run from its "
+            "weights with init_from="
+        )
+    return state
+
+
+def resume_line(iteration: int, max_iters: int, samples: int) -> str:
+    """Return the line that tells where a run goes on."""
+    return f"resuming at iteration {iteration} of {max_iters} (sample {samples})"
+
+
+def compare_configs(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Return a line for each config key whose value differs from that in the checkpoint of the run to resume.
+
+    Args:
+        saved: the config in the checkpoint.
+        config: the config of this invocation.
+
+    Raises:
+        InputError: Keys differ on which the model or the state of the optimizer depends.
+    """
+    defaults = {
+        name: value.model_dump() if isinstance(value, BaseModel) else value
+        for name, field in type(config).model_fields.items()
+        if not field.is_required() and not field.exclude
+        for value in [field.get_default(call_default_factory=True)]
+    }
+    old, new = dict(_flat(defaults)) | dict(_flat(saved)), dict(_flat(config.model_dump()))
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    lines, refused = [], []
+    for key in differing:
+        change = f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}"
+        if key == "init_from" or (key.startswith("model.") and key.endswith(".weights")):
+            if new.get(key) is not None:
+                lines.append(f"ignored: {key}={_shown(new[key])}, because the weights come from the checkpoint")
+        elif any(key == name or key.startswith(f"{name}.") for name in REFUSED):
+            refused.append(change)
+        elif key.split(".")[0] not in IGNORED:
+            lines.append(f"changed: {change}")
+    if refused:
+        raise InputError(
+            f"a run cannot be resumed with other values of {shorten('; '.join(refused), 400)}; leave them as saved, or "
+            "start a new run with init_from="
+        )
+    return lines
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values; tuples as lists, because a config file may have either."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _as_lists(value)
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else shorten(value, 40)
+
+
+def continue_log(path: Path, iteration: int, is_evaluated_again: bool = False) -> None:
+    """Remove from a log what a run writes again after it was resumed, and what a killed process left unfinished.
+
+    Args:
+        path: the log, one JSON object per line; it may not exist.
+        iteration: iteration of the checkpoint; lines of later ones are removed.
+        is_evaluated_again: remove also the metrics of this iteration, which are the lines without "lr".
+
+    Raises:
+        CheckpointError: The log cannot be written.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _is_kept(line, iteration, is_evaluated_again)]
+    if kept != lines:
+        with replace_file(path) as file:
+            file.writelines(kept)
+
+
+def _is_kept(line: bytes, iteration: int, is_evaluated_again: bool) -> bool:
+    try:
+        entry = json.loads(line)
+        logged = int(entry.get("iteration", 0))
+    except (ValueError, TypeError, AttributeError):
+        return False
+    is_whole = line.endswith(b"\n")
+    return is_whole and (logged < iteration or (logged == iteration and not (is_evaluated_again and "lr" not in entry)))
