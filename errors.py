@@ -8,9 +8,21 @@ from typing import Any
 class InputError(ValueError):
     """An argument, config key or file cannot be used. One line: what was found, what was expected, what to do."""
 
+    exit_status = 2
+
 
 class RunError(RuntimeError):
     """A run cannot continue for a reason other than its input, such as a loss that is not finite. One line."""
+
+    exit_status = 1
+
+
+class Interrupted(RunError):
+    """A signal ended a run; `exit_status` is 128 + its number."""
+
+    def __init__(self, message: str, exit_status: int = 1):
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, PositiveInt
 from torch import Tensor, nn
 
-from ..engine.trainer import make_optimizer
+from ..engine.optimization import make_optimizer
 from ..layers.mask_ops import paste_masks
 from ..registry import build_backbone, build_detector
 from ..weights.torchvision_detectors import TORCHVISION_CONFIGS, convert_torchvision_detector

@@ -65,7 +65,25 @@ class TrainConfig(Keys):
     clip_grad_norm: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="Largest norm of all gradients together; none: no clipping."
     )
+    norm_decay: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Weight decay of norm layers; none: that of the optimizer."
+    )
+    bias_decay: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Weight decay of biases outside norm layers; none: that of the optimizer."
+    )
+    backbone_lr_factor: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="Factor on the learning rate of the backbone's parameters."
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Evaluate and keep a moving average of the weights: per step, this share of the average stays.",
+    )
     precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="Mixed precision of the forward pass.")
+    deterministic: bool = Field(
+        default=False,
+        description="Deterministic algorithms, slower on a GPU. An operation that does not have one warns and is used, "
+        "such as the gradients of deformable convolutions.",
+    )
     compile: bool = Field(default=False, description="Run parts of the model through torch.compile.")
     workers: Natural | None = Field(
         default=None, description="Loading processes per training process; none: chosen for the machine."
@@ -75,10 +93,25 @@ class TrainConfig(Keys):
         default=None, description="Iterations between evaluations; none: only at the end."
     )
     val_loss: bool = Field(default=False, description="Log the losses of the validation items at every evaluation.")
+    best_metric: str | None = Field(
+        default=None,
+        description="Metric that chooses best.pt, or a validation loss such as val_loss; none: the task's main one.",
+    )
+    early_stop: Positive | None = Field(
+        default=None, description="End the run after so many evaluations without a better `best_metric`."
+    )
     checkpoint_every: Positive | None = Field(
         default=None, description="Iterations between checkpoints; there is always one before an evaluation."
     )
+    keep_checkpoints: Positive = Field(
+        default=2,
+        description="Checkpoints to keep: last.pt and the ones before it, last-1.pt, ..., if last.pt is damaged.",
+    )
     log_every: Positive = Field(default=20, description="Iterations between lines of the log.")
+    log_with: str | Sequence[str] = Field(
+        default=(),
+        description="Trackers of Accelerate that also get the log: tensorboard, wandb, mlflow, trackio, ...",
+    )
     seed: Natural = Field(default=0, description="Seed of initial weights, data order, augmentation and sampling.")
     init_from: str | None = Field(default=None, description="Checkpoint whose weights the run starts from.")
     published: dict[str, Any] | None = Field(
@@ -88,6 +121,9 @@ class TrainConfig(Keys):
     overwrite: bool = Field(default=False, exclude=True, description="Replace the run in `work_dir`.")
     resume: bool = Field(
         default=False, exclude=True, description="Continue the run in `work_dir`, or the newest of its name."
+    )
+    auto_resume: bool = Field(
+        default=False, exclude=True, description="As `resume` if that run has a checkpoint, else start a run."
     )
     eval_only: bool = Field(default=False, exclude=True, description="Evaluate `checkpoint` instead of training.")
     checkpoint: str | None = Field(
@@ -133,6 +169,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         raise InputError("eval_only=true needs checkpoint=FILE")
     if config.resume and config.overwrite:
         raise InputError("resume=true and overwrite=true contradict each other")
+    if config.auto_resume and config.overwrite:
+        raise InputError("auto_resume=true and overwrite=true contradict each other")
     return task.resolve_config(config)
 
 

@@ -4,17 +4,20 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
+from rich.console import Group
 from torch import Tensor, nn
 
 from ..data.annotations import Annotations, read_annotations
+from ..data.augmentation import build_transforms
 from ..data.coco import CocoDataset, Unreadable
 from ..data.image_entries import ImageUse
 from ..data.image_folder import suggest_path
+from ..data.repeat_factors import repeat_factors
 from ..data.shapes import ensure_shapes
+from ..data.summary_tables import data_tables
 from ..detectors.base import resolve_backbone
 from ..errors import InputError, shorten
 from ..evaluation.coco import CocoEvaluator
@@ -28,13 +31,13 @@ from ..weights.torchvision_detectors import (
     is_torchvision_detector,
     select_classes,
 )
+from .augmentation_config import check_augmentation, name_callables
 from .checkpoint import find_checkpoint, fine_tune
 from .coco_results import save_details, save_predictions
-from .config import Keys, Positive
 from .console import plain_console
+from .detection_config import EMBEDDED, DetectionConfig
 from .detector_config import check_detector, describe_detector, expand_detector
 from .image_input import (
-    ImageConfig,
     adopt_image_metadata,
     image_channels,
     image_metadata,
@@ -43,48 +46,7 @@ from .image_input import (
 )
 from .task import Split, Task
 
-EMBEDDED = "embedded:shapes"
 NUM_PICTURES = 9
-Format = Literal["coco", "voc", "yolo", "cvat", "lvis"]
-
-
-class DatasetPaths(Keys):
-    """Where one split lies: paths below `data_root`, or any paths if `data_root` has no such file."""
-
-    ann_file: str = Field(description="COCO annotation file, or what the format has instead, such as data.yaml.")
-    image_dir: str | None = Field(default=None, description="Folder of the images; none: where the format has it.")
-    format: Format | None = Field(default=None, description="Format of the annotations; none: recognised.")
-
-
-class DetectionConfig(ImageConfig):
-    """The keys of a config for detection."""
-
-    data_root: str | None = Field(
-        default=None, description=f"Folder of the data; {EMBEDDED} draws the embedded dataset."
-    )
-    train: DatasetPaths = Field(description="Training data.")
-    val: DatasetPaths = Field(description="Validation data.")
-    short_side: Positive | Annotated[Sequence[Positive], Field(min_length=1)] | None = Field(
-        default=800,
-        description="Pixels of an image's short side; one of several is drawn per training image, and validation takes "
-        "the largest. none: the size on disk.",
-    )
-    long_side: Positive | None = Field(default=1333, description="Most pixels of the long side.")
-    flip: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Probability of a horizontal flip in training."
-    )
-    keep_empty: bool = Field(default=True, description="Train on images without any annotation, as background.")
-    drop_bad_objects: bool = Field(
-        default=False, description="Leave out annotations with an unusable box or mask instead of stopping."
-    )
-    eval_backend: Literal["hotcoco", "pycocotools"] = Field(
-        default="hotcoco", description="Library that computes the metrics."
-    )
-    max_dets: Positive | None = Field(
-        default=None,
-        description="Detections that are scored per image and class (LVIS: per image); none: 100, LVIS 300. "
-        "A detector finds at most its detections_per_img per image.",
-    )
 
 
 @TASKS.register_module(name="detection")
@@ -102,12 +64,13 @@ class DetectionTask(Task):
 
     @classmethod
     def expand_config(cls, values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-        return expand_detector(values, overrides)
+        return name_callables(expand_detector(values, overrides))
 
     @classmethod
     def resolve_config(cls, config: DetectionConfig) -> DetectionConfig:
         """Check the arguments of every part, and write out `norm` and `freeze` of the backbone."""
         check_detector(config.model)
+        check_augmentation(config, has_masks="segm" in cls(config).tasks)
         backbone = resolve_backbone(resolve_channels(config))
         return config.model_copy(update={"model": config.model | {"backbone": backbone}})
 
@@ -124,7 +87,10 @@ class DetectionTask(Task):
             self.evaluator(dataset)  # raises InputError if the annotations cannot be scored
             return dataset
         annotations = self._read_annotations(split)
-        dataset = self._dataset(annotations, training=True, masks=self.masks, short_side=self.config.short_side)
+        config = self.config
+        transforms = None if config.transforms is None else build_transforms(config.transforms)
+        options = {"masks": self.masks, "transforms": transforms, "copy_paste": config.copy_paste}
+        dataset = self._dataset(annotations, training=True, short_side=config.short_side, **options)
         if dataset.num_empty:
             plain_console().print(f"{annotations.path}: {dataset.num_empty} images without objects train as background")
         if len(dataset) == dataset.num_empty:
@@ -181,10 +147,19 @@ class DetectionTask(Task):
         return fine_tune(model, state, path, CLASS_LAYERS)
 
     def losses(self, model: Any, items: Sequence[tuple[Tensor, dict]]) -> dict[str, Tensor]:
-        images = [image for image, _ in items]
-        keys = ("boxes", "labels", "masks") if self.masks else ("boxes", "labels")
-        targets = [{key: target[key] for key in keys} for _, target in items]
+        images, targets = self._split(items)
         return model(images, targets) if model.training else model.losses(images, targets)
+
+    def counted_losses(self, model: nn.Module, items: Sequence[tuple[Tensor, dict]]) -> tuple[dict, dict]:
+        images, targets = self._split(items)
+        return model(images, targets, with_counts=True)
+
+    def counts_vary(self, model: nn.Module) -> bool:
+        return getattr(model, "counts_vary", True)
+
+    def _split(self, items: Sequence[tuple[Tensor, dict]]) -> tuple[list[Tensor], list[dict]]:
+        keys = {"boxes", "labels", "seed"} | ({"masks"} if self.masks else set())
+        return [image for image, _ in items], [{k: v for k, v in target.items() if k in keys} for _, target in items]
 
     def predict(self, model: nn.Module, items: Sequence[tuple[Tensor, dict]]) -> list[dict[str, Tensor]]:
         """Return detections in pixels of the images on disk."""
@@ -204,6 +179,15 @@ class DetectionTask(Task):
         """Return per image whether it is wider than high, because a batch is padded to its largest sides."""
         return [image["width"] > image["height"] for image in dataset.images]
 
+    def repeat_factors(self, dataset: CocoDataset) -> list[float] | None:
+        """Return how often each image comes per epoch, or None if `repeat_factor_threshold` is not set."""
+        threshold = self.config.repeat_factor_threshold
+        return None if threshold is None else repeat_factors(dataset.classes(), threshold)
+
+    def describe_data(self, training: CocoDataset, validation: CocoDataset) -> Group:
+        """Return tables of the images, of the objects and of the classes."""
+        return data_tables(training, validation)
+
     def parts_to_compile(self, model: Any) -> list[nn.Module]:
         """Return backbone and neck; the data-dependent control flow of the heads would break the graph."""
         return [model.backbone, model.neck]
@@ -218,7 +202,9 @@ class DetectionTask(Task):
         save_predictions(evaluator, folder, for_pycocotools=is_last)
         return save_details(evaluator, folder) if is_last else None
 
-    def save_pictures(self, model: nn.Module, dataset: CocoDataset, folder: Path, device: torch.device) -> None:
+    def save_pictures(
+        self, model: nn.Module, dataset: CocoDataset, folder: Path, device: torch.device
+    ) -> Sequence[Path]:
         """Write `predictions.png`: ground truth and detections of the first readable images."""
         dataset = self._variant(dataset, training=False)
         items = (dataset[index, 0] for index in range(len(dataset)))
@@ -230,8 +216,10 @@ class DetectionTask(Task):
                 output = model([image.to(device)])[0]
                 target |= {"masks": target["masks"].dense()} if self.masks else {}
                 samples.append((image, target, {key: value.cpu() for key, value in output.items()}))
-        if samples:
-            save_grid(folder / "predictions.png", samples, dataset.names)
+        if not samples:
+            return []
+        save_grid(folder / "predictions.png", samples, dataset.names)
+        return [folder / "predictions.png"]
 
     @property
     def _largest_side(self) -> int | None:

@@ -1,9 +1,13 @@
 """Evaluation loop: run a model over a dataset for its metrics or its validation losses."""
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
@@ -11,6 +15,7 @@ from torch import nn
 from ..data.loader import evaluation_loader
 from ..errors import InputError
 from ..layers.fuse import fuse_for_inference
+from .signals import StopSignals, ignore_stop_signals
 from .task import Task
 
 
@@ -22,7 +27,7 @@ def progress_bars(console: Console) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
@@ -40,61 +45,79 @@ def drop_unreadable(task: Task, items: list, skipped: set[str]) -> list:
     return [item for item, problem in zip(items, problems, strict=True) if problem is None]
 
 
-@torch.inference_mode()
-def evaluate(
-    task: Task,
-    model: nn.Module,
-    dataset: Any,
-    device: torch.device,
-    workers: int,
-    skipped: set[str],
-    progress: Progress,
-) -> tuple[dict[str, float], Any]:
-    """Return the metrics of a model on a dataset, and the evaluator with its predictions.
+@dataclass
+class Evaluation:
+    """Run a model over a dataset; each process takes its share of the items, and all processes get the same numbers.
 
     Args:
         task: decides what is predicted and how it is scored.
-        model: the unwrapped model, on `device`; it is left in evaluation mode.
-        dataset: the validation data.
-        device: of the model.
+        accelerator: the connection to the other processes.
         workers: loading processes.
-        skipped: output; the error message of each unreadable item is added. Such items count as without predictions.
         progress: a bar is added to it.
+        signals: a signal ends the evaluation.
+        skipped: error messages of unreadable items. Such items count as without predictions.
     """
-    model.eval()
-    if device.type == "cpu":  # on a GPU the copy would drop the compiled modules
-        model = fuse_for_inference(model)
-    evaluator = task.evaluator(dataset)
-    bar = progress.add_task("evaluate", total=len(dataset), note="")
-    for batch in evaluation_loader(dataset, workers):
-        items = drop_unreadable(task, batch, skipped)
-        outputs = task.predict(model, send_to_device(items, device)) if items else []
-        evaluator.update(items, send_to_device(outputs, "cpu"))
-        progress.advance(bar)
-    progress.update(bar, visible=False)
-    return evaluator.compute(), evaluator
 
+    task: Task
+    accelerator: Accelerator
+    workers: int
+    progress: Progress
+    signals: StopSignals
+    skipped: set[str] = field(default_factory=set)
 
-@torch.inference_mode()
-def validation_losses(
-    task: Task, model: nn.Module, dataset: Any, device: torch.device, workers: int, skipped: set[str]
-) -> dict[str, float]:
-    """Return the mean over items of every loss in evaluation mode as "val_<name>", and of their sum as "val_loss".
+    @torch.inference_mode()
+    def metrics(self, model: nn.Module, dataset: Any) -> tuple[dict[str, float], Any]:
+        """Return the metrics of a model on a dataset, and the evaluator with the predictions for all items.
 
-    The arguments are those of `evaluate`; the dataset is the task's `validation_loss_dataset`.
+        Args:
+            model: the unwrapped model, on the accelerator's device; it is left in evaluation mode.
+            dataset: the validation data.
+        """
+        model.eval()
+        if self.accelerator.device.type == "cpu":  # on a GPU the copy would drop the compiled modules
+            model = fuse_for_inference(model)
+        evaluator = self.task.evaluator(dataset)
+        for items in self._readable_items(dataset):
+            evaluator.update(items, send_to_device(self.task.predict(model, items), "cpu"))
+        if self.accelerator.num_processes > 1:
+            for predictions in gather_object([evaluator.predictions]):
+                evaluator.merge(predictions)
+        return evaluator.compute(), evaluator
 
-    Random sampling in the losses has a fixed seed, so that values of one run compare; the random state outside is kept.
-    """
-    model.eval()
-    sums: dict[str, float] = {}
-    count = 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        for batch in evaluation_loader(dataset, workers):
-            items = drop_unreadable(task, batch, skipped)
-            losses = task.losses(model, send_to_device(items, device)) if items else {}
-            values = {name.removeprefix("loss_"): float(value) for name, value in losses.items()}
-            for name, value in {"loss": sum(values.values()), **values}.items():
-                sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value * len(items)
-            count += len(items)
-    return {name: value / max(count, 1) for name, value in sums.items()}
+    @torch.inference_mode()
+    def losses(self, model: nn.Module, dataset: Any) -> dict[str, float]:
+        """Return the mean over items of every loss in evaluation mode as "val_<name>", of their sum as "val_loss".
+
+        Random sampling in the losses has a fixed seed, so that values of one run compare; the random state outside is
+        kept.
+
+        Args:
+            model: see `metrics`.
+            dataset: the task's `validation_loss_dataset`.
+        """
+        model.eval()
+        device = self.accelerator.device
+        values: dict[str, list[float]] = {}
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            for items in self._readable_items(dataset):
+                losses = {name: float(value) for name, value in self.task.losses(model, items).items()}
+                for name, value in {"loss": sum(losses.values()), **losses}.items():
+                    values.setdefault(f"val_{name.removeprefix('loss_')}", []).append(value)
+        of_all: dict[str, list[float]] = {}
+        for share in gather_object([values]):
+            for name, part in share.items():
+                of_all.setdefault(name, []).extend(part)
+        return {name: math.fsum(part) / len(part) for name, part in of_all.items()}  # exact in any order
+
+    def _readable_items(self, dataset: Any) -> Iterator[list]:
+        """Yield this process's readable items as lists of one item, on the model's device."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        bar = self.progress.add_task("evaluate", total=len(dataset), note="")
+        for batch in evaluation_loader(dataset, self.workers, rank, processes, ignore_stop_signals):
+            self.signals.check("in an evaluation; nothing is lost, the checkpoint was saved before it")
+            items = drop_unreadable(self.task, batch, self.skipped)
+            if items:
+                yield send_to_device(items, self.accelerator.device)
+            self.progress.advance(bar, processes)
+        self.progress.update(bar, visible=False)

@@ -1,35 +1,40 @@
-"""Run folders, and the entry points that train or evaluate from a config."""
+"""Entry points that train or evaluate from a config."""
 
+import contextlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.text import Text
 from torch import nn
 
 from ..data.loader import worker_count
 from ..errors import InputError, shorten
-from .checkpoint import load_weights, read_checkpoint
+from ..layers.norm import check_sync_norms
+from .checkpoint import CheckpointError, load_weights, read_checkpoint, remove_leftovers
 from .config import TrainConfig, save_config
 from .console import plain_console
-from .evaluate import evaluate, progress_bars
+from .distributed import from_main_process, main_process_first, make_accelerator, one_error_message, together
+from .evaluate import Evaluation, progress_bars
+from .numerics import check_precision, enable_determinism
+from .resume import compare_configs, continue_log, resumable_state, resume_line
+from .run_folder import create_work_dir, resolve_work_dir
+from .run_lock import RunLock
+from .signals import StopSignals
 from .task import Split, Task, build_task
+from .trackers import start_trackers, tracker_arguments
 from .trainer import Trainer
-
-RUNS = Path("runs")
-RUN_FILES = ("config.py", "log.jsonl", "metrics.json", "last.pt", "best.pt")
-RESULT_FILES = (
-    *("predictions.json", "predictions_segm.json", "per_class.csv", "details.json"),
-    *("predictions.png", "pr_curves.png", "confusion_matrix.png"),
-)
 
 
 def run(config: TrainConfig, name: str = "run", console: Console | None = None) -> dict[str, float]:
     """Train a model, or evaluate one if the config sets `eval_only`.
+
+    Every process that a launcher such as torchrun has started calls it.
 
     Args:
         config: a loaded config.
@@ -41,80 +46,101 @@ def run(config: TrainConfig, name: str = "run", console: Console | None = None) 
 
     Raises:
         InputError: An input cannot be used. All input is checked before anything is written.
-        RunError: The loss is not finite.
+        RunError: The run cannot go on; the message tells what is saved.
+        Interrupted: A signal ended the run.
     """
-    return (evaluate_checkpoint if config.eval_only else train)(config, name, console or plain_console())
-
-
-def train(config: TrainConfig, name: str, console: Console) -> dict[str, float]:
-    """Train a model from its config, or continue a run."""
-    folder = resolve_work_dir(config, name)
-    state = read_checkpoint(folder) if config.resume else None
-    task = build_task(config)
-    training, validation = _open_splits(task)
-    if state is not None:
-        task.adopt_metadata(training, state["metadata"], "the training data")
-        saved = state["config"]["optimizer"]["type"]
-        if saved != config.optimizer["type"]:
-            raise InputError(f"optimizer.type must stay {saved} to resume {folder}, got {config.optimizer['type']}")
-    metadata = task.metadata(training)
-    task.adopt_metadata(validation, metadata, "the validation data")
-    torch.manual_seed(config.seed)
-    model = _initial_model(task, metadata, state, console)
-    trainer = Trainer(task, model, training, validation, folder, console, state)
-    create_work_dir(folder, config)
-    save_config(config, folder / "config.py")
-    console.print(Text(f"{name}: {len(training)} training and {len(validation)} validation items -> {folder}"))
-    metrics = trainer.fit()
-    _report(task, metrics, trainer.evaluator, trainer.unwrapped_model, validation, trainer.skipped, folder, console)
+    if config.deterministic:
+        enable_determinism()
+    accelerator = make_accelerator(config.precision, **tracker_arguments(config))
+    check_precision(config.precision, accelerator.device)
+    body = evaluate_checkpoint if config.eval_only else train
+    with one_error_message(accelerator):
+        metrics = body(config, name, console or plain_console(), accelerator)
+    accelerator.state.destroy_process_group()
     return metrics
 
 
-def evaluate_checkpoint(config: TrainConfig, name: str, console: Console) -> dict[str, float]:
+def train(config: TrainConfig, name: str, console: Console, accelerator: Accelerator) -> dict[str, float]:
+    """Train a model from its config, or continue a run."""
+    place = from_main_process(accelerator, lambda: resolve_work_dir(config, name))
+    with contextlib.ExitStack() as stack:
+        lock: RunLock | None = None  # the main process has one
+
+        def create_folder() -> Path:
+            nonlocal lock
+            lock = stack.enter_context(create_work_dir(place, config))
+            return lock.folder
+
+        state = None
+        if place.resume:  # locked first, or the process that has the folder could write a newer checkpoint
+            from_main_process(accelerator, create_folder)
+            from_main_process(accelerator, lambda: remove_leftovers(place.path))
+            state = together(accelerator, lambda: resumable_state(place.path))
+        changes = together(accelerator, lambda: compare_configs(state["config"], config) if state else [])
+        task = build_task(config)
+        training, validation = main_process_first(accelerator, lambda: _open_splits(task, state))
+        model = main_process_first(accelerator, lambda: _initial_model(task, training, state, console))
+        if accelerator.num_processes > 1:
+            check_sync_norms(model, accelerator.device)
+        trainer = together(accelerator, lambda: Trainer(task, model, training, validation, console, accelerator, state))
+        folder = place.path if place.resume else from_main_process(accelerator, create_folder)
+
+        def begin() -> None:
+            with _writing(folder):
+                save_config(config, folder / "config.py")
+            if state is not None:
+                continue_log(folder / "log.jsonl", trainer.iteration, trainer.evaluates_first)
+            start_trackers(accelerator, config, folder, name)
+
+        from_main_process(accelerator, begin)
+        console.print(Text(f"{name}: {len(training)} training and {len(validation)} validation items -> {folder}"))
+        description = task.describe_data(training, validation) if accelerator.is_main_process else None
+        if description is not None:
+            console.print(description)
+        if state is not None:
+            console.print(Text(resume_line(trainer.iteration, config.max_iters, trainer.samples)))
+            for line in changes:
+                console.print(Text(line))
+        metrics = trainer.fit(folder) if lock is None else trainer.fit(folder, lock.check)
+        skipped = set(gather_object(sorted(trainer.skipped)))
+        if accelerator.is_main_process:
+            _report(task, metrics, trainer.evaluator, skipped, folder, console)
+            trainer.save_final_weights()
+            if trainer.unsaved is not None:
+                raise trainer.unsaved
+    return metrics
+
+
+def evaluate_checkpoint(config: TrainConfig, name: str, console: Console, accelerator: Accelerator) -> dict[str, float]:
     """Evaluate the checkpoint that a config names, with the model that it was trained as."""
-    state = read_checkpoint(str(config.checkpoint))
+    state = together(accelerator, lambda: read_checkpoint(str(config.checkpoint)))
     config = config.model_copy(update={"model": state["config"]["model"]})
     task = build_task(config)
-    validation = task.open_split("val")
-    task.adopt_metadata(validation, state["metadata"], "the validation data")
-    model = task.build_model(state["metadata"], load_weights=False)
-    load_weights(model, state["model"], str(config.checkpoint))
-    folder = resolve_work_dir(config, f"{name}-eval")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    workers = worker_count(config.workers, device, processes=1)
-    skipped: set[str] = set()
-    with progress_bars(console) as progress:
-        metrics, evaluator = evaluate(task, model.to(device), validation, device, workers, skipped, progress)
-    create_work_dir(folder, config)
-    _report(task, metrics, evaluator, model, validation, skipped, folder, console)
+
+    def open_validation() -> Any:
+        dataset = task.open_split("val")
+        task.adopt_metadata(dataset, state["metadata"], "the validation data")
+        return dataset
+
+    def build_model() -> nn.Module:
+        model = task.build_model(state["metadata"], load_weights=False)
+        load_weights(model, state["model"], str(config.checkpoint))
+        return model
+
+    validation = main_process_first(accelerator, open_validation)
+    model = together(accelerator, build_model).to(accelerator.device)
+    place = from_main_process(accelerator, lambda: resolve_work_dir(config, f"{name}-eval"))
+    workers = worker_count(config.workers, accelerator.device, accelerator.num_processes)
+    with progress_bars(console) as progress, StopSignals() as signals:
+        evaluation = Evaluation(task, accelerator, workers, progress, signals)
+        metrics, evaluator = evaluation.metrics(model, validation)
+    skipped = set(gather_object(sorted(evaluation.skipped)))
+    if accelerator.is_main_process:
+        with create_work_dir(place, config) as lock:
+            with _writing(lock.folder):
+                task.save_pictures(model, validation, lock.folder, accelerator.device)
+            _report(task, metrics, evaluator, skipped, lock.folder, console)
     return metrics
-
-
-def resolve_work_dir(config: TrainConfig, name: str) -> Path:
-    """Return the folder of a run without creating it: `work_dir`, the newest run to resume, or the next number."""
-    if config.work_dir is not None:
-        folder = Path(config.work_dir)
-        if any((folder / file).exists() for file in RUN_FILES) and not (config.resume or config.overwrite):
-            raise InputError(
-                f"work_dir {folder} already holds a run; use resume=true, overwrite=true or another folder"
-            )
-        return folder
-    matches = [re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name) for path in RUNS.glob("*")]
-    last = max((int(match[1]) for match in matches if match), default=0)
-    if config.resume and not last:
-        raise InputError(f"nothing to resume: {RUNS / name}-<n> does not exist; name the run with work_dir=")
-    return RUNS / f"{name}-{last if config.resume else last + 1}"
-
-
-def create_work_dir(folder: Path, config: TrainConfig) -> None:
-    """Create the folder of a run; a training run with `overwrite` removes the files of the old one."""
-    try:
-        folder.mkdir(parents=True, exist_ok=config.work_dir is not None or config.resume)
-    except OSError as error:
-        raise InputError(f"folder {folder} cannot be created: {error.strerror}") from None
-    if config.overwrite and not config.eval_only:
-        for file in (*RUN_FILES, *RESULT_FILES):
-            (folder / file).unlink(missing_ok=True)
 
 
 def saved_run(path: str) -> tuple[dict[str, Any], str]:
@@ -123,8 +149,8 @@ def saved_run(path: str) -> tuple[dict[str, Any], str]:
     return read_checkpoint(path)["config"], resolved.name if resolved.is_dir() else resolved.parent.name
 
 
-def _open_splits(task: Task) -> tuple[Any, Any]:
-    """Open both splits; one error names the problems of both."""
+def _open_splits(task: Task, state: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """Open both splits, which agree on the metadata; one error names the problems of both."""
     datasets, problems = [], []
     splits: tuple[Split, ...] = ("train", "val")
     for split in splits:
@@ -134,17 +160,20 @@ def _open_splits(task: Task) -> tuple[Any, Any]:
             problems.append(str(error))
     if problems:
         raise InputError(" | ".join(dict.fromkeys(problems)))  # both splits may have the same, such as a missing folder
-    return datasets[0], datasets[1]
+    training, validation = datasets
+    if state is not None:
+        task.adopt_metadata(training, state["metadata"], "the training data")
+    task.adopt_metadata(validation, task.metadata(training), "the validation data")
+    return training, validation
 
 
-def _initial_model(
-    task: Task, metadata: Mapping[str, Any], state: Mapping[str, Any] | None, console: Console
-) -> nn.Module:
+def _initial_model(task: Task, training: Any, state: Mapping[str, Any] | None, console: Console) -> nn.Module:
     """Return the model with the weights of the checkpoint to resume, of `init_from`, or as the config builds it."""
-    init_from = task.config.init_from
+    init_from, metadata = task.config.init_from, task.metadata(training)
+    torch.manual_seed(task.config.seed)
     model = task.build_model(metadata, load_weights=state is None and init_from is None)
     if state is not None:
-        load_weights(model, state["model"], "to resume")
+        load_weights(model, state.get("trained_model", state["model"]), "to resume")
     elif init_from is not None:
         new_keys = ", ".join(task.start_from(model, init_from, metadata))
         new_parts = f"; new, because the classes differ: {new_keys}" if new_keys else ""
@@ -152,23 +181,29 @@ def _initial_model(
     return model
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn errors of the system into a CheckpointError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{shorten(folder)} cannot be written: {error.strerror or error}") from None
+
+
 def _report(
-    task: Task,
-    metrics: Mapping[str, float],
-    evaluator: Any,
-    model: nn.Module,
-    validation: Any,
-    skipped: set[str],
-    folder: Path,
-    console: Console,
+    task: Task, metrics: Mapping[str, float], evaluator: Any, skipped: set[str], folder: Path, console: Console
 ) -> None:
-    """Print the metrics and what was skipped; write `metrics.json`, the results and the pictures of the task."""
+    """Print the metrics and what was skipped; write `metrics.json` and the results of the task.
+
+    Raises:
+        CheckpointError: A file cannot be written.
+    """
     if skipped:
         console.print(Text(f"skipped {len(skipped)} item(s), first: {shorten(min(skipped), 200)}"))
     console.print(task.metrics_table(metrics))
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    details = task.save_results(evaluator, folder, is_last=True)
+    with _writing(folder):
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        details = task.save_results(evaluator, folder, is_last=True)
     if details is not None:
         console.print(details)
-    task.save_pictures(model, validation, folder, next(model.parameters()).device)
     console.print(Text(f"results in {folder}"))

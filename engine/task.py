@@ -47,18 +47,35 @@ class Task(Protocol):
     def losses(self, model: nn.Module, items: Sequence[Any]) -> dict[str, Tensor]:
         """Return scalar losses by name; their sum is minimised.
 
-        In training mode, call `model(...)` and not its methods, because it may be wrapped for mixed precision or for
-        several processes. In evaluation mode, return validation losses. `items` are dataset items, with their tensors
-        on the model's device.
+        Each is a mean over the items, or see `counted_losses`. In training mode, call `model(...)` and not its methods,
+        because it may be wrapped for mixed precision or for several processes. In evaluation mode, return validation
+        losses. `items` are dataset items, with their tensors on the model's device.
         """
 
     def predict(self, model: nn.Module, items: Sequence[Any]) -> Sequence[Any]:
         """Return an output per item, in the form that the evaluator takes. The model is in evaluation mode."""
 
     def evaluator(self, dataset: Any) -> Any:
-        """Return an object with `update(items, outputs)` and `compute()`, which returns the metrics by name."""
+        """Return an object with `update(items, outputs)` and `compute()`, which returns the metrics by name.
+
+        For several processes it also has `predictions`, which can be pickled, and `merge(predictions)`, which adds
+        those of another process.
+        """
 
     # The methods below have defaults.
+
+    def counted_losses(self, model: nn.Module, items: Sequence[Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the training losses, and by the same names the number of things that each is a mean over.
+
+        A step over several batches or processes then has the loss of one large batch. The default is for losses that
+        are means over the items.
+        """
+        losses = self.losses(model, items)
+        return losses, {name: torch.tensor(float(len(items)), device=loss.device) for name, loss in losses.items()}
+
+    def counts_vary(self, model: nn.Module) -> bool:
+        """Return whether the counts of `counted_losses` are known only after a forward pass."""
+        return False
 
     @classmethod
     def expand_config(cls, values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +129,13 @@ class Task(Protocol):
         """Return a flag per item; items of equal flags come in one batch if possible."""
         return None
 
+    def repeat_factors(self, dataset: Any) -> Sequence[float] | None:
+        """Return how often each item comes per epoch on average, at least 1; None for once."""
+        return None
+
+    def describe_data(self, training: Any, validation: Any) -> Any:
+        """Return text or a rich table on the data, which is printed before a training starts, or None."""
+
     def parts_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
         """Return the parts that `compile=true` compiles."""
         return [model]
@@ -130,8 +154,9 @@ class Task(Protocol):
         Returns text or a rich table for the terminal, or None.
         """
 
-    def save_pictures(self, model: nn.Module, dataset: Any, folder: Path, device: torch.device) -> None:
-        """Write pictures of predictions into the folder of a run."""
+    def save_pictures(self, model: nn.Module, dataset: Any, folder: Path, device: torch.device) -> Sequence[Path]:
+        """Write pictures of predictions into the folder of a run; return their paths."""
+        return []
 
 
 def build_task(config: TrainConfig) -> Task:

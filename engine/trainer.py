@@ -1,51 +1,28 @@
-"""Training loop, counted in optimizer steps; writes checkpoints, a log and metrics."""
+"""Training loop, counted in optimizer steps, on one or several processes."""
 
 import contextlib
-import json
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from rich.console import Console
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..data.loader import TrainingSampler, training_loader, worker_count
-from ..errors import InputError, RunError
-from .checkpoint import save_checkpoint
-from .config import OPTIMIZERS, Schedule
-from .evaluate import drop_unreadable, evaluate, progress_bars, validation_losses
+from ..data.loader import ReadableItems, TrainingSampler, take_items, training_loader, worker_count
+from ..errors import Interrupted, RunError, shorten
+from ..weights.checkpoints import checkpoint_files
+from .checkpoint import CheckpointError, check_finite, load_optimizer, save_checkpoint, save_weights
+from .distributed import SharedError, share_buffers
+from .evaluate import Evaluation
+from .failures import explain_failure
+from .optimization import BestMetric, ModelAverage, learning_rate_scale, make_optimizer, set_learning_rate
+from .run_log import RunLog
+from .signals import StopSignals, ignore_stop_signals, interrupted
 from .task import Task
-
-
-def learning_rate_factor(schedule: Schedule, iteration: int, max_iters: int) -> float:
-    """Return the factor on the learning rate of step number `iteration`, counted from 0."""
-    if iteration < schedule.warmup_iters:
-        done = iteration / schedule.warmup_iters
-        return schedule.warmup_factor * (1 - done) + done
-    if schedule.cosine:
-        remaining = max(1, max_iters - schedule.warmup_iters)
-        return 0.5 * (1 + math.cos(math.pi * (iteration - schedule.warmup_iters) / remaining))
-    return schedule.gamma ** sum(iteration >= step for step in schedule.steps)
-
-
-def make_optimizer(settings: Mapping[str, Any], model: nn.Module, scale: float) -> torch.optim.Optimizer:
-    """Return an optimizer of the trainable parameters.
-
-    Args:
-        settings: `type` and arguments; it is fused unless they set `fused` or `foreach`.
-        model: the model.
-        scale: factor on the learning rate.
-    """
-    arguments = {"lr": settings["lr"] * scale} | {k: v for k, v in settings.items() if k not in ("type", "lr")}
-    if not {"fused", "foreach"} & arguments.keys():
-        arguments["fused"] = True
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return OPTIMIZERS[settings["type"]](parameters, **arguments)
+from .training_step import LossNotFinite, TrainingStep
 
 
 class Trainer:
@@ -56,12 +33,16 @@ class Trainer:
         model: the model, with its initial weights.
         training: training data.
         validation: validation data.
-        folder: folder for log and checkpoints; it must exist when `fit` is called.
         console: where progress is printed.
-        state: checkpoint to continue from.
+        accelerator: the connection to the other processes.
+        state: checkpoint to continue from, whose weights the model has.
 
-    Raises:
-        InputError: The machine does not support the precision.
+    Attributes:
+        iteration: finished steps.
+        samples: training samples that all processes together have seen.
+        evaluator: of the evaluation after the last step.
+        skipped: error messages of items that could not be read.
+        unsaved: why the last state could not be saved, if an older checkpoint exists.
     """
 
     def __init__(
@@ -70,161 +51,246 @@ class Trainer:
         model: nn.Module,
         training: Any,
         validation: Any,
-        folder: Path,
         console: Console,
+        accelerator: Accelerator,
         state: Mapping[str, Any] | None = None,
     ):
         self.task, self.config = task, task.config
         self.training, self.validation = training, validation
-        self.folder, self.console = folder, console
-        try:
-            self.accelerator = Accelerator(mixed_precision=self.config.precision)
-        except (ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"precision={self.config.precision} cannot be used: {reason}") from None
-        self.device, self.world_size = self.accelerator.device, self.accelerator.num_processes
-        self.workers = worker_count(self.config.workers, self.device, self.world_size)
-        self.images_per_step = self.config.batch_size * self.config.accumulate * self.world_size
+        self.console, self.accelerator = console, accelerator
+        self.workers = worker_count(self.config.workers, accelerator.device, accelerator.num_processes)
         if self.config.compile:
             for part in task.parts_to_compile(model):
                 part.compile()
-        self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(model))
-        self.base_lr = self.optimizer.param_groups[0]["lr"]
+        scale = learning_rate_scale(self.config, accelerator.num_processes, console)
+        optimizer = make_optimizer(self.config, model, scale)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if isinstance(self.model, DistributedDataParallel):
+            self.model.broadcast_buffers = False  # evaluations share the buffers of the main process
+        self.average = None
+        if self.config.ema_decay is not None:
+            self.average = ModelAverage(self.unwrapped_model, self.config.ema_decay)
+        self.signals = StopSignals()
+        self.step = TrainingStep(task, self.model, self.optimizer, accelerator, self.signals)
+        self.best = BestMetric(self.config.best_metric or task.main_metric, self.config.early_stop)
+        self.iteration = self.samples = self._evaluated_iteration = 0
+        self.evaluator: Any = None
         self.skipped: set[str] = set()
-        self.evaluator: Any = None  # of the last evaluation
-        self.iteration, self.best = 0, -math.inf
+        self.unsaved: CheckpointError | None = None
+        self._is_updating = False
         if state is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.iteration, self.best = state["iteration"], state["best"]
+            self._restore(state)
+        self._saved_iteration = self.iteration
 
     @property
     def unwrapped_model(self) -> nn.Module:
         """The model without the wrappers of mixed precision and distributed training."""
         return self.accelerator.unwrap_model(self.model)
 
-    def fit(self) -> dict[str, float]:
-        """Train to `max_iters`, also from a resumed iteration; return the metrics of the last evaluation."""
-        metrics = None
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is evaluated: the moving average if there is one."""
+        return self.unwrapped_model if self.average is None else self.average.module
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last step is made, or the run ends early."""
+        return self.iteration >= self.config.max_iters or self.best.is_exhausted
+
+    @property
+    def evaluates_first(self) -> bool:
+        """Whether `fit` begins with an evaluation: a resumed run that was finished, or that ended in an evaluation."""
+        is_missing = self._is_due(self.config.eval_every) and self._evaluated_iteration < self.iteration
+        return self.iteration > 0 and (self.is_finished or is_missing)
+
+    def fit(self, folder: Path, check_folder: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Train to `max_iters`, also from a resumed iteration; return the metrics of the last evaluation.
+
+        Args:
+            folder: existing folder for log and checkpoints.
+            check_folder: called before a checkpoint is written; raises RunError if the folder belongs to another run.
+
+        Raises:
+            InputError, RunError: The run cannot go on; the message tells what is saved.
+            SharedError: The same, raised by all processes.
+            Interrupted: A signal ended the run, after the step and a checkpoint.
+        """
+        self.folder, self._check_folder = folder, check_folder
+        log = RunLog(folder, self.config, self.accelerator, self.console, self.iteration)
+        with self.signals, log as self.log:
+            try:
+                return self._fit()
+            except Exception as error:
+                self._end_after(error)
+                raise
+
+    def save_final_weights(self) -> None:
+        """Write `model.safetensors`, the weights that were evaluated last."""
+        state = self.evaluated_model.state_dict()
+        metadata = self.task.metadata(self.training)
+        save_weights(self.folder / "model.safetensors", state, self.config.model_dump(), metadata)
+
+    def _fit(self) -> dict[str, float]:
+        metrics = self._evaluate() if self.evaluates_first else {}
         batches = self._batches()
-        with progress_bars(self.console) as self.progress:
-            bar = self.progress.add_task("train", total=self.config.max_iters, completed=self.iteration, note="")
-            while self.iteration < self.config.max_iters:
-                start = time.perf_counter()
-                losses, lr = self._step(batches)
-                seconds = time.perf_counter() - start
-                self.iteration += 1
-                self.progress.update(bar, advance=1, note=f"loss {losses['loss']:.3f} lr {lr:.2g}")
-                if self.iteration == 1 or self._is_due(self.config.log_every):
-                    self._report(losses, lr, seconds)
-                if self._is_due(self.config.eval_every) or self._is_due(self.config.checkpoint_every):
-                    self._save("last.pt")  # before the evaluation, which may fail
-                if self._is_due(self.config.eval_every):
-                    metrics = self._evaluate()
-            if metrics is None:  # resumed after the last iteration
+        while not self.is_finished:
+            self._step(batches)
+            if self.step.stop_signal:
+                self._save_last()
+                saved = "saved" if self.unsaved is None else f"not saved: {self.unsaved}"
+                where = f"at iteration {self.iteration} of {self.config.max_iters}, {saved}; {self._how_to_continue}"
+                error = interrupted(self.step.stop_signal, where)
+                raise error if self.accelerator.num_processes == 1 else SharedError(error)
+            if self._is_due(self.config.eval_every) or self._is_due(self.config.checkpoint_every):
+                self._save_last()  # before the evaluation, which may fail
+            if self._is_due(self.config.eval_every):
                 metrics = self._evaluate()
         return metrics
-
-    def _make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        lr, reference = self.config.optimizer["lr"], self.config.reference_batch_size
-        scale = self.images_per_step / reference
-        if scale != 1:
-            product = f"{lr * scale:g} = {lr:g} x {self.images_per_step} / {reference}"
-            self.console.print(f"learning rate {product} (images per step / reference_batch_size)")
-        return make_optimizer(self.config.optimizer, model, scale)
 
     def _is_due(self, every: int | None) -> bool:
         """Return whether something happens now that happens every so many iterations and at the end."""
         return self.iteration == self.config.max_iters or (every is not None and self.iteration % every == 0)
 
-    def _step(self, batches: Iterator[list]) -> tuple[dict[str, float], float]:
-        """Make one optimizer step over `accumulate` batches; return the mean losses and the learning rate."""
-        config = self.config
-        lr = self.base_lr * learning_rate_factor(config.schedule, self.iteration, config.max_iters)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.model.train()
-        mean_losses: dict[str, float] = {}
-        for micro_step in range(config.accumulate):
-            items = next(batches)
-            # Decides random sampling in the losses. After the batch: a starting loader draws from this generator too.
-            global_micro_step = self.iteration * config.accumulate + micro_step
-            torch.manual_seed(config.seed + global_micro_step * self.world_size + self.accelerator.process_index)
-            is_last = micro_step + 1 == config.accumulate
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                losses = self.task.losses(self.model, send_to_device(items, self.device, non_blocking=True))
-                total: Any = sum(losses.values())
-                values = {name: value.item() for name, value in {"loss": total, **losses}.items()}
-                if not math.isfinite(values["loss"]):
-                    where = f"iteration {self.iteration + 1}, {self.task.describe_items(items)}"
-                    losses_text = ", ".join(f"{name} {value:g}" for name, value in values.items())
-                    raise RunError(f"the loss is not finite at {where}: {losses_text}")
-                self.accelerator.backward(total / config.accumulate)
-            for name, value in values.items():
-                mean_losses[name] = mean_losses.get(name, 0.0) + value / config.accumulate
-        if config.clip_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return mean_losses, lr
-
     def _batches(self) -> Iterator[list]:
-        """Yield batches of usable items without end."""
+        """Yield this process's batches without end."""
         sampler = TrainingSampler(
             len(self.training),
             self.config.seed,
-            start=self.iteration * self.images_per_step,
+            start=self.samples,
             rank=self.accelerator.process_index,
-            world_size=self.world_size,
+            world_size=self.accelerator.num_processes,
             grouping_flags=self.task.grouping_flags(self.training),
-            batch_size=self.config.batch_size * self.world_size,
+            batch_size=self.config.batch_size,
+            repeat_factors=self.task.repeat_factors(self.training),
         )
-        unreadable: set[str] = set()
-        for items in training_loader(self.training, self.config.batch_size, self.workers, sampler):
-            items = drop_unreadable(self.task, items, unreadable)
-            self.skipped |= unreadable
-            if len(unreadable) == len(self.training):
-                raise InputError(f"no training item can be read; the first: {min(unreadable)}")
-            if items:
-                yield items
+        readable = ReadableItems(self.training, self.task.unreadable, self.config.skip_unreadable)
+        loader = training_loader(readable, self.config.batch_size, self.workers, sampler, ignore_stop_signals)
+        for batch in loader:
+            yield take_items(batch, self.skipped)
+
+    def _step(self, batches: Iterator[list]) -> None:
+        start = time.perf_counter()
+        lr = set_learning_rate(self.optimizer, self.config, self.iteration)
+        losses = self.step.backward(batches, self.iteration + 1, self.samples)
+        self._is_updating = True  # the state cannot be saved until it belongs to one iteration again
+        self.step.update()
+        if self.average is not None:
+            self.average.update(self.unwrapped_model)
+        self.iteration += 1
+        self.samples += self.step.num_images
+        self._is_updating = False
+        self.log.step(self.iteration, losses, lr, time.perf_counter() - start, self.step.data_seconds)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluate, log the metrics, and save the model if it is the best so far."""
-        task, model = self.task, self.unwrapped_model
-        settings = (self.device, self.workers, self.skipped)
-        metrics, evaluator = evaluate(task, model, self.validation, *settings, self.progress)
-        self.evaluator = evaluator if self.iteration == self.config.max_iters else None  # predictions are large
-        if self.accelerator.is_main_process and self.iteration < self.config.max_iters:
-            task.save_results(evaluator, self.folder, is_last=False)
+        task, model = self.task, self.evaluated_model
+        if self.accelerator.num_processes > 1:
+            share_buffers(model)
+        evaluation = Evaluation(task, self.accelerator, self.workers, self.log.progress, self.signals, self.skipped)
+        metrics, evaluator = evaluation.metrics(model, self.validation)
         losses = {}
         if self.config.val_loss:
-            losses = validation_losses(task, model, task.validation_loss_dataset(self.validation), *settings)
-        self._log({"iteration": self.iteration, **metrics, **losses})
-        if metrics[task.main_metric] > self.best:
-            self.best = metrics[task.main_metric]
+            losses = evaluation.losses(model, task.validation_loss_dataset(self.validation))
+        is_best = self.best.update(metrics | losses)
+        self._evaluated_iteration = self.iteration
+        self.evaluator = evaluator if self.is_finished else None  # predictions are large
+        if self.accelerator.is_main_process:
+            self._write_results(model, evaluator)
+        self.log.metrics(self.iteration, metrics | losses)
+        if is_best:
             self._save("best.pt")
-            self._save("last.pt")  # a resumed run compares with this score
+        self._save_last()  # again, because a resumed run compares with the best metric
         return metrics
 
-    def _save(self, name: str) -> None:
-        if self.accelerator.is_main_process:
-            content = {
-                "model": self.unwrapped_model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "iteration": self.iteration,
-                "best": self.best,
-                "config": self.config.model_dump(),
-                "metadata": self.task.metadata(self.training),
-            }
-            save_checkpoint(self.folder / name, content)
+    def _write_results(self, model: nn.Module, evaluator: Any) -> None:
+        """Write predictions, which the caller of `fit` does after the last evaluation, and pictures."""
+        try:
+            if not self.is_finished:
+                self.task.save_results(evaluator, self.folder, is_last=False)
+            for path in self.task.save_pictures(model, self.validation, self.folder, self.accelerator.device):
+                self.log.picture(self.iteration, path)
+        except (OSError, CheckpointError) as error:
+            self.log.warn(f"results cannot be written into {shorten(self.folder)}: {error}")
 
-    def _report(self, losses: Mapping[str, float], lr: float, seconds: float) -> None:
-        """Write one iteration's losses, learning rate and seconds to the log, and outside a terminal to the console."""
-        rounded = {name: round(value, 5) for name, value in losses.items()}
-        self._log({"iteration": self.iteration, "lr": lr, "seconds": round(seconds, 4), **rounded})
-        if not self.console.is_terminal:
-            progress = f"iteration {self.iteration}/{self.config.max_iters}"
-            self.console.print(f"{progress} loss {losses['loss']:.3f} lr {lr:.2g} {seconds:.2f} s")
+    def _content(self) -> dict[str, Any]:
+        """Return what a checkpoint holds. All randomness is a function of the seed and of `samples`."""
+        content: dict[str, Any] = {
+            "model": self.evaluated_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.iteration,
+            "samples": self.samples,
+            "evaluated_iteration": self._evaluated_iteration,
+            "best": self.best.state_dict(),
+            "config": self.config.model_dump(),
+            "metadata": self.task.metadata(self.training),
+        }
+        if self.average is not None:  # "model" is the average
+            content["trained_model"] = self.unwrapped_model.state_dict()
+            content["n_averaged"] = self.average.n_averaged.item()
+        if self.accelerator.scaler is not None:
+            content["scaler"] = self.accelerator.scaler.state_dict()
+        return content
 
-    def _log(self, entry: Mapping[str, Any]) -> None:
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        load_optimizer(self.optimizer, state["optimizer"], "the checkpoint")
+        self.iteration, self.samples = state["iteration"], state["samples"]
+        self._evaluated_iteration = state["evaluated_iteration"]
+        self.best.load_state_dict(state["best"])
+        if self.average is not None and "n_averaged" in state:
+            self.average.module.load_state_dict(state["model"])
+            self.average.n_averaged.fill_(state["n_averaged"])
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _save_last(self) -> None:
+        """Save `last.pt`; the checkpoint before it stays, unless it is of the same iteration."""
+        keep = 1 if self._saved_iteration == self.iteration else self.config.keep_checkpoints
+        if self._save("last.pt", keep):
+            self._saved_iteration = self.iteration
+
+    def _save(self, name: str, keep: int = 1) -> bool:
+        """Save a checkpoint; return False if it cannot be written and there is an older one to resume from.
+
+        Only the main process writes.
+        """
+        if not self.accelerator.is_main_process:
+            return True
+        self._check_folder()
+        content = self._content()
+        tensors = {key: value for key, value in content.items() if key in ("model", "trained_model", "optimizer")}
+        check_finite(tensors, f"the state after iteration {self.iteration}")
+        try:
+            save_checkpoint(self.folder / name, content, keep)
+        except CheckpointError as error:
+            if not checkpoint_files(self.folder):
+                raise
+            self.unsaved = error
+            self.log.warn(f"{error}; the run goes on, an older checkpoint exists")
+            return False
+        self.unsaved = None
+        return True
+
+    def _end_after(self, error: Exception) -> None:
+        """Save the state of the last finished step, and raise one line that says so, on every process."""
+        cause = error.error if isinstance(error, SharedError) else explain_failure(error, self.config)
+        if isinstance(cause, (Interrupted, CheckpointError)):
+            return
+        state = self._saved_state(can_save=not (isinstance(cause, LossNotFinite) or self._is_updating))
+        if cause is None:  # a fault of the program, whose traceback is needed
+            error.add_note(state)
+        else:
+            message = type(cause)(f"{cause}; {state}")
+            raise SharedError(message) if isinstance(error, SharedError) else message from None
+
+    def _saved_state(self, can_save: bool) -> str:
+        """Save `last.pt` if it can be and is not yet; return text on what is saved."""
+        if can_save and self._saved_iteration < self.iteration:
+            with contextlib.suppress(RunError):
+                self._save_last()
+        if self._saved_iteration == 0:
+            return "nothing was trained before it" if self.iteration == 0 else "nothing is saved"
+        return f"iteration {self._saved_iteration} is saved; {self._how_to_continue}"
+
+    @property
+    def _how_to_continue(self) -> str:
+        return f"resume=true work_dir={self.folder} continues"

@@ -1,6 +1,7 @@
 """Runs that take seconds: a handful of generated images and a very narrow network. Imported by conftest files."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,22 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Leave out the drawing of pictures, which takes half of the time of a tiny run."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **options: None)
+
+
 def words(values: dict) -> list[str]:
     """Settings as words of a command line."""
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def free_port() -> int:
+    """A port that a launcher can use."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def read_log(folder: Path) -> list[dict]:

@@ -26,7 +26,7 @@ from rich.text import Text
 from detbackbones.data.annotations import Annotations, read_annotations
 from detbackbones.data.summary import duplicate_files, summarise_classes
 from detbackbones.engine.console import plain_console
-from detbackbones.engine.detection import Format
+from detbackbones.engine.detection_config import Format
 from detbackbones.engine.schema import validate
 from detbackbones.engine.task import Split
 from detbackbones.errors import InputError, shorten

@@ -3,11 +3,14 @@
 import ast
 import importlib
 import io
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from detbackbones.errors import InputError, RunError, check_known, shorten
+from detbackbones.errors import InputError, Interrupted, RunError, check_known, shorten
 
 HELP = {"-h", "--help"}
 LITERALS = {"none": None, "true": True, "false": False}
@@ -16,6 +19,7 @@ PATH_KEYS = {  # their values stay text, also if they look like a number
     *("train.ann_file", "train.image_dir", "val.ann_file", "val.image_dir", "image_dir"),
 }
 MAX_MESSAGE = 4000  # characters of an error message
+SAME_ERROR_SECONDS = 2  # within which a launcher ends the other processes after the main one has failed
 SUBCOMMANDS = {  # name -> module of this folder, meaning
     "train": ("train_coco", "train, resume or evaluate a detector"),
     "features": ("extract_features", "write the features of images to files"),
@@ -73,10 +77,10 @@ def run_command(
         needs_words: print the usage if the command line is empty.
 
     Returns:
-        The exit status: 2 after an InputError and 1 after a RunError, which are printed as one line.
+        The exit status: 2 after an InputError, 1 after a RunError, 128 + n after signal n; each prints one line.
     """
     words = sys.argv[1:] if words is None else list(words)
-    names = [word for word in words if "=" not in word and word not in HELP]
+    names = [word for word in words if not _is_pair(word) and word not in HELP]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of classes and files may not exist in its encoding
             stream.reconfigure(errors="backslashreplace")
@@ -84,10 +88,16 @@ def run_command(
         if HELP & set(words) or (needs_words and not words):
             print(usage if isinstance(usage, str) else usage(names))
             return 0
-        return body(names, parse_pairs([word for word in words if "=" in word])) or 0
+        return body(names, parse_pairs(list(filter(_is_pair, words)))) or 0
     except (InputError, RunError) as error:
-        print(f"error: {shorten(error, MAX_MESSAGE)}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(SAME_ERROR_SECONDS)
+        name = "" if isinstance(error, Interrupted) else "error: "
+        print(name + shorten(error, MAX_MESSAGE), file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -96,6 +106,12 @@ def main(words: Sequence[str] | None = None) -> int:
     lines = [f"    {name:<12}{meaning}" for name, (_, meaning) in SUBCOMMANDS.items()]
     usage = "\n".join(["usage: detbackbones SUBCOMMAND [word or key=value ...]; SUBCOMMAND --help says more\n", *lines])
     return run_command(lambda names, _: _import_subcommand(names).main(words[1:]), usage, words[:1])
+
+
+def _is_pair(word: str) -> bool:
+    """Return whether a word is key=value; a path may have "=", too, after a slash."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key and "\\" not in key
 
 
 def _import_subcommand(names: Sequence[str]) -> Any:

@@ -1,1 +1,1 @@
-from tiny_runs import here, shapes  # noqa: F401
+from tiny_runs import here, shapes, without_pictures  # noqa: F401

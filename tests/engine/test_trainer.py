@@ -8,12 +8,14 @@ import torch
 from tiny_runs import NARROW, logged_losses, read_log
 
 from detbackbones import InputError, build_detector
-from detbackbones.engine import trainer as trainer_module
 from detbackbones.engine.config import DEFAULT_CONFIG, Schedule, load_config
+from detbackbones.engine.evaluate import Evaluation
+from detbackbones.engine.optimization import learning_rate_factor
 from detbackbones.engine.runs import run
 from detbackbones.engine.task import build_task
-from detbackbones.engine.trainer import learning_rate_factor
 from detbackbones.errors import RunError
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_a_failing_evaluation_leaves_the_last_checkpoint(train, here, monkeypatc
     def fail(*arguments, **options):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(trainer_module, "evaluate", fail)
+    monkeypatch.setattr(Evaluation, "metrics", fail)
     with pytest.raises(RuntimeError, match="no space left"):
         train(max_iters=2, work_dir="run")
     assert load(here / "run")["iteration"] == 2
@@ -57,7 +59,7 @@ def test_a_failing_evaluation_leaves_the_last_checkpoint(train, here, monkeypatc
     metrics = train(max_iters=2, work_dir="run", resume=True)
     assert len(logged_losses(here / "run")) == 2  # nothing is trained again
     assert json.loads((here / "run/metrics.json").read_text()) == metrics
-    assert load(here / "run", "best.pt")["best"] == load(here / "run")["best"] == metrics["segm/AP"]
+    assert load(here / "run", "best.pt")["best"]["value"] == load(here / "run")["best"]["value"] == metrics["segm/AP"]
 
 
 def test_accumulated_batches_are_one_step_of_all_their_images(train, capsys):

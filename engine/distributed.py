@@ -1,0 +1,162 @@
+"""Several processes as one run, through Accelerate: `torchrun --nproc-per-node=8 tools/train_coco.py ...`."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object
+from torch import Tensor, nn
+
+from ..errors import InputError, RunError
+from .signals import ignore_stop_signals
+
+LAUNCHERS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # number of processes started
+LOST_PROCESS = ("connection closed by peer", "connection reset by peer", "broken pipe", "nccl", "gloo")
+
+Result = TypeVar("Result")
+
+
+def launched_processes() -> int:
+    """Return how many processes a launcher has started, by the environment variables that it sets."""
+    return max(int(os.environ.get(name) or 1) for name in LAUNCHERS)
+
+
+def make_accelerator(precision: str, **options: Any) -> Accelerator:
+    """Return the connection of this process to the others.
+
+    Args:
+        precision: of the forward pass: "no", "bf16" or "fp16".
+        options: other arguments of Accelerator.
+
+    Raises:
+        InputError: The machine does not support the precision, or a launcher was not detected.
+    """
+    launched = launched_processes()
+    _begin_restarted_group()
+    on_cpu = launched > 1 and not torch.cuda.is_available()  # otherwise Accelerate takes every process for a lone one
+    AcceleratorState._reset_state()  # a program may run several configs, one after another
+    options["kwargs_handlers"] = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]  # saves memory
+    try:
+        accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu or None, **options)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"precision={precision} cannot be used: {' '.join(str(error).split())}") from None
+    if accelerator.num_processes != launched:
+        raise InputError(
+            f"a launcher started {launched} processes, but Accelerate finds {accelerator.num_processes}; start them "
+            "with torchrun or accelerate launch, or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+        )
+    return accelerator
+
+
+def _begin_restarted_group() -> None:
+    """Start the process group of a launch that torchrun has restarted on one node.
+
+    torchrun keeps its store over a restart. Without keys of its own the new group could take the addresses of processes
+    that have ended, and would wait for them (torch 2.14).
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1" or dist.is_initialized():
+        return
+    store, rank, processes = next(dist.rendezvous("env://"))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(f"restart-{attempt}", store), rank=rank, world_size=processes
+    )
+
+
+class SharedError(Exception):
+    """An InputError or RunError that every process raises at the same point, see `raise_shared`."""
+
+    def __init__(self, error: InputError | RunError):
+        super().__init__(str(error))
+        self.error = error
+        self.exit_status = error.exit_status
+
+
+def raise_shared(accelerator: Accelerator, error: InputError | RunError | None) -> None:
+    """Raise a SharedError of the first error of all processes, if one has any. Every process has to call this."""
+    if accelerator.num_processes == 1:
+        if error is not None:
+            raise error
+        return
+    errors = gather_object([error])
+    failed = [rank for rank, each in enumerate(errors) if each is not None]
+    if failed:
+        first = errors[failed[0]]
+        raise SharedError(type(first)(f"process {failed[0]}: {first}") if failed[0] > 0 else first)
+
+
+def together(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+    """Call a function on every process; if it raises an InputError or RunError on one, all end with that error."""
+    error: InputError | RunError | None = None
+    try:
+        result = function()
+    except (InputError, RunError) as caught:
+        error = caught
+    raise_shared(accelerator, error)
+    return result
+
+
+class LostProcess(RunError):
+    """Another process of the run has ended."""
+
+
+@contextlib.contextmanager
+def one_error_message(accelerator: Accelerator) -> Iterator[None]:
+    """Turn an error that all processes have into one on the main process, and end the others without a message.
+
+    A launcher ends all processes as soon as one ends: the others wait a little, and the signal to stop does not cut the
+    message off.
+    """
+    try:
+        yield
+    except Exception as error:
+        if accelerator.num_processes > 1:
+            ignore_stop_signals()
+        if isinstance(error, (SharedError, LostProcess)) and not accelerator.is_main_process:
+            time.sleep(1)
+            sys.exit(error.exit_status)
+        if isinstance(error, SharedError):
+            raise error.error from None
+        raise
+
+
+def from_main_process(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+    """Call a function on the main process alone, and return its result on every process."""
+    result = together(accelerator, lambda: function() if accelerator.is_main_process else None)
+    return cast(Result, gather_object([result])[0])
+
+
+def main_process_first(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+    """Call a function on the main process, then on the others, which find what it has downloaded or cached.
+
+    If it raises an InputError or RunError on one process, all end with that error.
+    """
+    result = together(accelerator, lambda: function() if accelerator.is_main_process else None)
+    return cast(Result, together(accelerator, lambda: result if accelerator.is_main_process else function()))
+
+
+def sum_over_processes(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the sum over all processes of each scalar; every process has the same names."""
+    if accelerator.num_processes == 1:
+        return dict(values)
+    summed = accelerator.reduce(torch.stack(list(values.values())), reduction="sum")
+    return dict(zip(values, summed.unbind(), strict=True))
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the main process, such as running statistics, which each keeps for itself."""
+    broadcast([buffer for buffer in model.buffers()])
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Return whether an error of torch.distributed means that another process has ended."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in LOST_PROCESS)

@@ -1,0 +1,32 @@
+"""Say in one line why a training step failed, for failures of the machine rather than of the program."""
+
+import torch
+
+from ..errors import InputError, RunError, shorten
+from .config import TrainConfig
+from .distributed import LostProcess, is_lost_process
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
+
+
+def explain_failure(error: Exception, config: TrainConfig) -> InputError | RunError | None:
+    """Return an error of one line that names the cause and what to change, or None for any other exception."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (InputError, RunError)):
+        return error
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in NO_MEMORY):
+        return RunError(
+            f"out of memory ({shorten(text, 160)}); reduce batch_size={config.batch_size} and raise "
+            f"accumulate={config.accumulate}, or use smaller images or precision=bf16"
+        )
+    if "DataLoader worker" in text:
+        workers = "chosen for the machine" if config.workers is None else config.workers
+        return RunError(
+            f"a loading process ended ({shorten(text, 160)}); the system ends processes if memory runs out: use fewer "
+            f"workers (now {workers}) or more shared memory"
+        )
+    if is_lost_process(error):
+        return LostProcess(f"another process of the run ended, see its message ({shorten(text, 160)})")
+    if isinstance(error, OSError):
+        return RunError(f"{error.strerror or text}: {shorten(error.filename or 'while training')}")
+    return None
