@@ -31,7 +31,7 @@ from pydantic import BaseModel, Field, PositiveInt
 from detbackbones.data.annotations import read_annotations
 from detbackbones.engine.coco_results import save_details, summarize_details
 from detbackbones.engine.console import plain_console
-from detbackbones.engine.detection import Format
+from detbackbones.engine.detection_config import Format
 from detbackbones.engine.schema import validate
 from detbackbones.engine.task import Split
 from detbackbones.errors import InputError, check_known, shorten
