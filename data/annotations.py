@@ -17,13 +17,15 @@ from .coco_json import read_coco
 from .formats import read_source, recognise_format
 from .image_entries import ImageUse, clean_images
 from .image_folder import suggest_path
-from .objects import AREA_DERIVED, clean_object, misread_boxes
-from .problems import SOURCE, Report
+from .misread import find_misreading
+from .objects import AREA_DERIVED, clean_object
+from .problems import REPAIRS, SOURCE, Report
 from .segmentations import whole_number
 
 Id = int | str
 COCO_FORMATS = ("coco", "lvis")
 LVIS_KEYS = {"neg_category_ids", "not_exhaustive_category_ids"}
+CROWD = (1, "1", "true")
 MAX_DIGITS = 30  # of an id as text
 
 
@@ -97,7 +99,7 @@ def read_annotations(
         raise InputError(f"{shorten(path)} needs image_dir, the folder of its images")
     if check_images and not os.path.isdir(image_dir):  # type: ignore[arg-type]
         raise InputError(f"image folder {shorten(image_dir)} does not exist{suggest_path(image_dir)}")  # type: ignore
-    report = Report(path)
+    report = Report(path, repairs=content.pop(REPAIRS, Counter()))
     for section in ("images", "categories", "annotations"):
         _clean_ids(content[section], section, report)
     _clean_file_names(content["images"], check_images, report)
@@ -139,6 +141,7 @@ def _read_content(path: Path, image_dir: Path | None, format: str, split: str) -
             raise InputError(f"{shorten(path)} lists no image of the split {split!r}")
         return content, image_dir
     content = read_coco(path)
+    content.pop(REPAIRS, None)  # of somebody else's
     if format == "lvis" and not any(LVIS_KEYS & image.keys() for image in content["images"]):
         raise InputError(f"{path} is not an LVIS file: its images have none of {', '.join(sorted(LVIS_KEYS))}")
     for entry in content["annotations"]:
@@ -211,7 +214,8 @@ def _clean_objects(content: dict, names: Mapping[Id, str], masks: bool, report: 
                 _name(entry), f"category_id is not in 'categories': {shorten(entry.get('category_id'))}; known: {known}"
             )
     sizes = [(images[entry["image_id"]]["height"], images[entry["image_id"]]["width"]) for entry in usable]
-    misread = misread_boxes([entry.get("bbox") for entry in usable], sizes)
+    segmentations = [None if entry.get("iscrowd") in CROWD else entry.get("segmentation") for entry in usable]
+    misread = find_misreading([entry.get("bbox") for entry in usable], segmentations, sizes, masks)
     if misread is not None:
         raise InputError(f"{report.path}: {misread}")
     content["annotations"] = []

@@ -3,7 +3,6 @@
 hotcoco's reader loses masks, rotations and the images' subsets.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -12,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError, did_you_mean, shorten
 from .image_folder import ImageFolder
+from .objects import rotated_box
 from .problems import SOURCE
 from .xml_files import as_number, read_xml
 
@@ -89,7 +89,8 @@ def _images_of_split(root: Element, file: Path, split: str) -> list[Element]:
 
 def _image(element: Element, folder: ImageFolder) -> dict[str, Any]:
     name = element.get("name", "")
-    found = folder.find(name) or folder.find(f"{element.get('subset', '')}/{name}")
+    subset = element.get("subset")
+    found = (subset and folder.find(f"{subset}/{name}")) or folder.find(name)
     size = {key: as_number(element.get(key)) for key in ("width", "height")}
     return {"file_name": found or name} | (size if all(size.values()) else {})
 
@@ -110,15 +111,8 @@ def _shape(shape: Element, image: dict[str, Any]) -> dict[str, Any]:
 
 
 def _box(shape: Element) -> list[float]:
-    """Return the box around a box that is rotated clockwise by degrees around its centre."""
     left, top, right, bottom = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-    angle = math.radians(float(shape.get("rotation", 0)))
-    if not angle:
-        return [left, top, right - left, bottom - top]
-    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-    width = (right - left) * cos + (bottom - top) * sin
-    height = (right - left) * sin + (bottom - top) * cos
-    return [(left + right - width) / 2, (top + bottom - height) / 2, width, height]
+    return rotated_box([left, top, right - left, bottom - top], float(shape.get("rotation", 0)))
 
 
 def _mask(shape: Element, image: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def read_source(path: Path, image_dir: Path | None, format: str, split: str) -> 
     Returns:
         {"images", "annotations", "categories"} and the folder that the images' file names are relative to. Each
         annotation has its name for messages under `problems.SOURCE`. An image without a known size has no width and
-        height.
+        height. Under `problems.REPAIRS` stands what the reader repaired or left out.
 
     Raises:
         InputError: a file does not exist or has another form.
@@ -67,6 +67,6 @@ def _formats_of_folder(folder: Path) -> Iterator[str]:
         yield "voc"
     if any(file.suffix in YAML_SUFFIXES for file in folder.glob("*.y*ml")) or (folder / "labels").is_dir():
         yield "yolo"
-    for file in sorted(folder.glob("*.xml")):
+    for file in sorted(folder.glob("[!.]*.xml")):
         if found := ROOTS.get(read_xml(file).tag):
             yield found

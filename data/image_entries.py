@@ -36,10 +36,10 @@ def clean_images(
 ) -> dict[Any, str]:
     """Check the entries of images; complete and correct them in place.
 
-    "file_name" becomes the name of the file that exists. A missing size is taken from the file. "exif_orientation" is
-    added to an entry whose file is to be rotated: EXIF's orientation is applied if the annotated size is that of the
-    rotated image. If the size does not tell (a square image, or a turn by 180 degrees), it is applied as well, unless
-    more of the other images are annotated without rotation.
+    "file_name" becomes the name of the file that exists. A size that is missing or 0 is taken from the file.
+    "exif_orientation" is added to an entry whose file is to be rotated: EXIF's orientation is applied if the annotated
+    size is that of the rotated image. If the size does not tell (a square image, or a turn by 180 degrees), it is
+    applied as well, unless more of the other images are annotated without rotation.
 
     Args:
         entries: images with checked ids.
@@ -66,12 +66,21 @@ def clean_images(
             problem = _use_problem(entry, header, use)
         if problem is not None:
             problems.setdefault(entry["id"], problem)
+    _count_repeated_files(entries, report)
     readable = [entry for entry in entries if entry["id"] in headers and entry["id"] not in problems]
     _set_orientations([(entry, headers[entry["id"]]) for entry in readable], report)
     for entry in entries:
         if entry["id"] in problems:
             report.add(f"image {entry['file_name']}", problems[entry["id"]], "skip_unreadable")
     return problems
+
+
+def _count_repeated_files(entries: list[dict], report: Report) -> None:
+    repeated = {name: count for name, count in Counter(entry["file_name"] for entry in entries).items() if count > 1}
+    if repeated:
+        name = shorten(next(iter(repeated)))
+        text = f"images have the file of another image, such as {name}, so objects of one are missing in the other"
+        report.repairs[text] += sum(repeated.values())
 
 
 def _set_orientations(images: list[tuple[dict, ImageHeader]], report: Report) -> None:
@@ -126,7 +135,9 @@ def _clean_size(entry: dict, header: ImageHeader | None, report: Report) -> str 
     known = header is not None and header.problem is None
     for key in ("width", "height"):
         value = entry.get(key)
-        if value is None and header is not None and known:
+        if isinstance(value, str):
+            value = _read_number(value)
+        if (value is None or value == 0) and header is not None and known:
             entry[key] = displayed_size(header)[key == "height"]
             report.repairs["width or height was missing, and taken from the file"] += 1
             continue
@@ -142,6 +153,14 @@ def _clean_size(entry: dict, header: ImageHeader | None, report: Report) -> str 
     if header is None or not known or size in ((header.width, header.height), displayed_size(header)):
         return None
     return f"its size differs from the annotated one: {header.width}x{header.height}, annotated {size[0]}x{size[1]}"
+
+
+def _read_number(text: str) -> float | str | None:
+    """Return the number that a text stands for, None for a blank one, and any other text itself."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text
 
 
 def _matches_rotation(entry: dict, header: ImageHeader) -> bool | None:

@@ -24,10 +24,12 @@ LARGE_PIXELS = 25e6  # images above are decoded one at a time, which bounds the 
 TIFF_SUFFIXES = (".tif", ".tiff")
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # chunks with an orientation
+PNG_TAIL = 65536  # bytes at the end of a PNG file in which these chunks are looked for
 PAGE_MODES = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # pages of a TIFF in these modes are channels
 CONVERTIBLE = (1, 3, 4)  # grey, RGB, RGBA
 EXIF_ORIENTATION = 0x0112
-SAMPLES_PER_PIXEL = 277  # tag of a TIFF file
+IMAGE_WIDTH, IMAGE_LENGTH, SAMPLES_PER_PIXEL = 256, 257, 277  # tags of a TIFF file
 
 PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
 
@@ -41,7 +43,7 @@ class ImageHeader:
     """What is known about an image file without its pixels.
 
     Attributes:
-        width, height: size as stored, before EXIF's orientation (Pillow applies that of a TIFF file itself).
+        width, height: size as stored, before EXIF's orientation.
         channels: bands of Pillow's mode; pages of a TIFF file if it has several single-channel pages of one size; C of
             an array H x W x C.
         orientation: EXIF's orientation, 1 to 8; 1 if there is none or it is broken.
@@ -70,7 +72,7 @@ def read_headers(paths: Sequence[Path], channels: int | None = None) -> list[Ima
         paths: files that Pillow reads, and .npy files with numbers H x W or H x W x C.
         channels: the number of channels that images must give, else they have a `problem`. None: any number.
     """
-    facts = FileFacts(f"headers-2-pillow-{PIL.__version__}", paths)
+    facts = FileFacts(f"headers-3-pillow-{PIL.__version__}", paths)
     headers = [_from_facts(facts.get(index)) for index in range(len(paths))]
     new = [index for index, header in enumerate(headers) if header is None]
     decode = len(new) <= MAX_DECODED
@@ -103,10 +105,13 @@ def read_header(path: Path, decode: bool = True) -> ImageHeader:
             pages = channel_pages(image)
             channels = len(pages) if len(pages) > 1 else len(image.getbands())
             is_whole = len(pages) == 1 and not has_hidden_bands(image)
-            header = ImageHeader(*image.size, channels, _orientation(image), is_whole, is_deep_colour(image))
+            header = ImageHeader(*_stored_size(image), channels, 1, is_whole, is_deep_colour(image))
+            orientation = 1 if image.format == "PNG" else read_orientation(image)
             if decode or not _has_end_marker(path):
                 _decode(image, pages)
-        return header
+            if image.format == "PNG":  # its EXIF data may stand behind the pixels
+                orientation = read_orientation(image)
+        return replace(header, orientation=orientation)
     except Exception as error:  # what Pillow and numpy raise for broken files has no common class
         return ImageHeader(0, 0, 0, problem=read_problem(error, path))
 
@@ -214,14 +219,21 @@ def _check_channels(header: ImageHeader, channels: int) -> ImageHeader:
     return replace(header, problem=channels_problem(header.channels, channels))
 
 
-def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":  # Pillow rotates it and swaps its size
-        return 1
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image that is not loaded yet.
+
+    When Pillow loads a TIFF file, it rotates it and forgets the orientation.
+    """
     try:
         value = Image.Image.getexif(image).get(EXIF_ORIENTATION)  # that of a PNG file would decode it
     except Exception:  # broken EXIF data
         return 1
     return value if type(value) is int and 1 <= value <= 8 else 1
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height before rotation; Pillow swaps them when it opens a TIFF file."""
+    return (image.tag_v2[IMAGE_WIDTH], image.tag_v2[IMAGE_LENGTH]) if isinstance(image, TiffImageFile) else image.size
 
 
 def _decode(image: Image.Image, pages: Sequence[int]) -> None:
@@ -237,9 +249,12 @@ def _decode(image: Image.Image, pages: Sequence[int]) -> None:
 def _has_end_marker(path: Path) -> bool:
     with open(path, "rb") as file:
         start = file.read(len(PNG_START))
-        file.seek(-min(len(PNG_END), os.path.getsize(path)), os.SEEK_END)
+        tail = PNG_TAIL if start == PNG_START else len(JPEG_END)
+        file.seek(-min(tail, os.path.getsize(path)), os.SEEK_END)
         end = file.read()
-    return (start.startswith(JPEG_START) and end.endswith(JPEG_END)) or (start == PNG_START and end == PNG_END)
+    if start == PNG_START:
+        return end.endswith(PNG_END) and not any(mark in end.rpartition(b"IDAT")[2] for mark in PNG_EXIF)
+    return start.startswith(JPEG_START) and end.endswith(JPEG_END)
 
 
 def _too_large(pixels: int) -> str:

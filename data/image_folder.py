@@ -30,11 +30,11 @@ class ImageFolder:
         another Unicode form (composed, as on Linux and Windows, or decomposed, as from macOS).
         """
         for spelling in (name, name.replace("\\", "/")):
-            if self._listing("").get(_composed(spelling)) == spelling or os.path.isfile(self.folder / spelling):
+            if self._listing("").get(composed(spelling)) == spelling or os.path.isfile(self.folder / spelling):
                 return spelling
         found = ""
         for part in PurePosixPath(name.replace("\\", "/")).parts:
-            match = self._listing(found).get(_composed(part))
+            match = self._listing(found).get(composed(part))
             if match is None:
                 return None
             found = os.path.join(found, match)
@@ -43,12 +43,18 @@ class ImageFolder:
     def suggest(self, name: str) -> str:
         """Return the end of an error message on a missing file, such as "; did you mean a.jpg?". May be empty."""
         self._suggestions_left -= 1
-        return suggest_path(self.folder / name.replace("\\", "/")) if self._suggestions_left >= 0 else ""
+        if self._suggestions_left < 0:
+            return ""
+        path = PurePosixPath(name.replace("\\", "/"))
+        found = self.find(path.name) if len(path.parts) > 1 else None
+        if found is not None:
+            return f"; did you mean {shorten(found)}? file_name is relative to this folder"
+        return suggest_path(self.folder / path)
 
     def _listing(self, below: str) -> dict[str, str]:
         """Return composed name -> name of what lies in a subfolder."""
         if below not in self._listings:
-            self._listings[below] = {_composed(name): name for name in _list_folder(self.folder / below)}
+            self._listings[below] = {composed(name): name for name in list_folder(self.folder / below)}
         return self._listings[below]
 
 
@@ -56,7 +62,7 @@ def suggest_path(path: Path) -> str:
     """Return the end of an error message on a missing path: the nearest names in its folder."""
     if not os.path.isdir(path.parent):
         return f"; its folder {shorten(path.parent)} does not exist either"
-    return _suggest(path.name, _list_folder(path.parent)) or f"; see {shorten(path.parent)}"
+    return _suggest(path.name, list_folder(path.parent)) or f"; see {shorten(path.parent)}"
 
 
 def _suggest(name: str, names: Collection[str]) -> str:
@@ -67,12 +73,14 @@ def _suggest(name: str, names: Collection[str]) -> str:
     return f"; {shorten(hint, 200)}" if len(hint) < 200 else ""
 
 
-def _list_folder(folder: Path) -> list[str]:
+def list_folder(folder: Path) -> list[str]:
+    """Return the names in a folder; none if it does not exist or cannot be read."""
     try:
         return os.listdir(folder)
     except (OSError, ValueError):
         return []
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
+    """Return a name in composed Unicode form, as on Linux and Windows; macOS may have decomposed it."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)

@@ -2,12 +2,13 @@
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import InputError, shorten
+from .files import walk_files
 
 # Pillow identifies these formats, but decodes them with other programs or not at all
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -21,25 +22,20 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(readable | {".mpo", ".npy"})  # Pillow reads an MPO file as JPEG
 
 
-def is_leftover(path: Path) -> bool:
-    """Return whether a file is the "._name" that macOS puts beside a file on other file systems."""
-    return path.name.startswith("._")
-
-
 def is_image(path: Path) -> bool:
     """Return whether a file is an image by its name."""
-    return path.suffix.lower() in image_suffixes() and not is_leftover(path)
+    return path.suffix.lower() in image_suffixes()
 
 
 def list_images(inputs: Sequence[str], skipped: Path) -> dict[Path, Path]:
     """Return image files by their name without suffix, relative to the folder that was searched.
 
     Args:
-        inputs: folders, which are searched with their subfolders, and files, which are taken whatever their suffix.
+        inputs: folders, which are searched as by `walk_files`, and files, which are taken whatever their suffix.
         skipped: folder that is left out where it lies inside another one.
 
     Raises:
-        InputError: a path does not exist, a folder has no image, or two files have the same name.
+        InputError: a path does not exist, a folder has no image or cannot be read, or two files have the same name.
     """
     images: dict[Path, Path] = {}
     if not inputs:
@@ -48,7 +44,7 @@ def list_images(inputs: Sequence[str], skipped: Path) -> dict[Path, Path]:
         if not os.path.exists(path):
             raise InputError(f"image or folder {shorten(path)} does not exist")
         is_folder = path.is_dir()
-        files = list(_files_below(path, skipped)) if is_folder else [path]
+        files = list(filter(is_image, walk_files(path, skipped))) if is_folder else [path]
         if not files:
             raise InputError(f"folder {shorten(path)} has no image (a file that Pillow reads, or .npy)")
         for file in files:
@@ -57,16 +53,3 @@ def list_images(inputs: Sequence[str], skipped: Path) -> dict[Path, Path]:
                 both = f"{shorten(images[name])} and {shorten(file)}"
                 raise InputError(f"{both} would both be written to {shorten(name)}; use two folders")
     return images
-
-
-def _files_below(folder: Path, skipped: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise InputError(f"folder {shorten(error.filename)} cannot be read: {error.strerror}")
-
-    for parent, subfolders, names in os.walk(folder, onerror=fail):
-        subfolders[:] = sorted(name for name in subfolders if not _is_same(Path(parent, name), skipped))
-        yield from filter(is_image, (Path(parent, name) for name in sorted(names)))
-
-
-def _is_same(path: Path, other: Path) -> bool:
-    return os.path.realpath(path) == os.path.realpath(other)

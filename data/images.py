@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from .image_files import (
@@ -16,11 +17,23 @@ from .image_files import (
     hide_pillow_warnings,
     is_deep_colour,
     open_array,
+    read_orientation,
     read_problem,
 )
 
 BIT_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tags of a TIFF file and their values
+SAMPLE_FORMAT, UNSIGNED = 339, 1
+UNDO = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 Range = tuple[float, float]
 
@@ -99,18 +112,41 @@ def _read_pixels(path: Path, channels: int, image_range: Range | None) -> np.nda
         if len(pages) > 1:
             return _from_numbers(np.stack([_page(file, page) for page in pages], axis=2), channels, image_range)
         if file.mode.startswith(("I", "F")):  # more than 8 bits
-            return _from_numbers(np.asarray(file)[..., None], channels, image_range)
+            return _from_numbers(_numbers(file)[..., None], channels, image_range)
         if image_range is not None and is_deep_colour(file):
             raise ValueError(DEEP_COLOUR_PROBLEM)
         if channels != len(file.getbands()) and has_hidden_bands(file):
             raise ValueError(channels_problem(len(file.getbands()), channels))
-        pixels = _convert(file, channels)
+        pixels = _convert(_as_stored(file), channels)
         return pixels if image_range is None else scale_to_bytes(pixels, image_range)
 
 
 def _page(file: Image.Image, number: int) -> np.ndarray:
     file.seek(number)
-    return np.array(file)
+    return _numbers(file)
+
+
+def _numbers(file: Image.Image) -> np.ndarray:
+    """Return the pixels of a single-channel image that is not loaded yet.
+
+    Pillow reads unsigned 32-bit numbers of a TIFF file as signed ones, and does not invert 16-bit ones with white at 0.
+    """
+    tags = file.tag_v2 if isinstance(file, TiffImageFile) else {}
+    is_unsigned = tags.get(SAMPLE_FORMAT, (UNSIGNED,)) == (UNSIGNED,)
+    values = np.array(_as_stored(file))
+    if tags and file.mode == "I" and is_unsigned:
+        values = values.view(np.uint32)
+    if file.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        values = 65535 - values
+    return values
+
+
+def _as_stored(file: Image.Image) -> Image.Image:
+    """Return an image as the file has it: Pillow rotates a TIFF file when it loads it, which is undone."""
+    if isinstance(file, TiffImageFile) and (orientation := read_orientation(file)) in UNDO:
+        file.filename = ""  # else Pillow maps the file with width and height swapped, which scrambles it
+        return file.transpose(UNDO[orientation])
+    return file
 
 
 def _from_numbers(values: np.ndarray, channels: int, image_range: Range | None) -> np.ndarray:

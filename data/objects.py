@@ -1,7 +1,6 @@
 """Check and complete single annotations: box, segmentation, crowd flag and area."""
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +8,10 @@ from typing import Any
 import hotcoco
 
 from ..errors import shorten
-from .segmentations import NUMBERS, clean_segmentation, has_no_pixel, to_rle
+from .misread import has_four_numbers, is_normalised, overlap
+from .segmentations import NUMBERS, clean_segmentation, has_no_pixel, measure_segmentation, to_rle
 
 BOX_TOLERANCE_PX = 1.0  # how far a box may leave its image and stay as it is: COCO's own boxes are rounded that far
-LARGEST_FLOAT = sys.float_info.max  # JSON may have larger integers
-CORNER_SHARE = 0.1  # of the boxes leave their image, if all of a file are wider than their x and higher than their y
 AREA_DERIVED = "area was missing or impossible, and derived from mask or box"
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "none": 0, "1": 1, "true": 1, "yes": 1}
 
@@ -23,7 +21,8 @@ def clean_object(entry: dict, height: int, width: int, masks: bool, repairs: Cou
 
     Args:
         entry: the annotation. "iscrowd" becomes 0 or 1, and a missing "area" is derived. A box that leaves the image
-            stays as it is, because COCO's metrics are defined on the boxes of the file.
+            stays as it is, because COCO's metrics are defined on the boxes of the file. A box without segmentation
+            whose attributes have a rotation becomes the box around the rotated one.
         height, width: size of its image.
         masks: whether the segmentation is needed and therefore checked.
         repairs: output.
@@ -35,17 +34,21 @@ def clean_object(entry: dict, height: int, width: int, masks: bool, repairs: Cou
     if type(crowd) is not int or crowd not in (0, 1):
         entry["iscrowd"] = _crowd_flag(crowd)
         repairs["iscrowd was missing" if crowd is None else "iscrowd was not written as 0 or 1"] += 1
+    if entry.get("attributes"):
+        _apply_rotation(entry, repairs)
     if check_box(entry.get("bbox"), height, width) > BOX_TOLERANCE_PX:
         repairs["boxes leave their image; training clips them"] += 1
     if masks:
-        segmentation = clean_segmentation(entry.get("segmentation"), height, width)
+        segmentation, around = measure_segmentation(entry.get("segmentation"), height, width)
         if segmentation is not entry["segmentation"]:
             entry["segmentation"] = segmentation
             repairs["segmentations in another spelling, or with polygons of two points, were rewritten"] += 1
-        if has_no_pixel(segmentation, height, width):
+        if has_no_pixel(segmentation, height, width, around):
             repairs["masks cover no pixel; no detection can match them, so they count as missed"] += 1
+        elif not entry["iscrowd"] and overlap(entry["bbox"], around) < 0.5:
+            repairs["boxes overlap their segmentation by less than half (IoU)"] += 1
     area: Any = entry.get("area")
-    if type(area) not in NUMBERS or not 0 <= area <= height * width:
+    if type(area) not in NUMBERS or not 0 < area <= height * width:
         entry["area"] = _area(entry, height, width)
         repairs[AREA_DERIVED] += 1
 
@@ -57,7 +60,7 @@ def check_box(box: Any, height: int, width: int) -> float:
         ValueError: it is not four finite numbers; it has no area; it lies outside, or further than one side of the
             image; or it looks normalised, because it lies within the first pixel.
     """
-    if not _has_four_numbers(box):
+    if not has_four_numbers(box):
         raise ValueError(f"bbox must be [x, y, width, height] in numbers: {shorten(box)}")
     x, y, box_width, box_height = box
     if not all(map(math.isfinite, box)):
@@ -77,51 +80,25 @@ def check_box(box: Any, height: int, width: int) -> float:
     return overhang
 
 
-def misread_boxes(boxes: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> str | None:
-    """Return an error message if most boxes are written otherwise than [x, y, width, height] in pixels.
-
-    Args:
-        boxes: those of a file, unchecked.
-        sizes: height and width of the image of each box.
-    """
-    normalised = [box for box in boxes if is_normalised(box)]
-    corners = [box for box, size in zip(boxes, sizes, strict=True) if looks_like_corners(box, *size)]
-    corner_share = CORNER_SHARE if corners and all(map(is_ordered_as_corners, boxes)) else 0.5
-    for suspects, look, share in ((normalised, "normalised to 0..1", 0.5), (corners, "[x1, y1, x2, y2]", corner_share)):
-        if len(suspects) > share * len(boxes):
-            found = f"{len(suspects)} of {len(boxes)} boxes look {look}, such as {suspects[0]}"
-            return f"{found}; expected [x, y, width, height] in pixels; convert them"
-    return None
+def rotated_box(box: Sequence[float], degrees: float) -> list[float]:
+    """Return the box around a box [x, y, width, height] that is rotated clockwise around its centre."""
+    x, y, width, height = box
+    cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    around = [width * cos + height * sin, width * sin + height * cos] if degrees else [width, height]
+    return [x + (width - around[0]) / 2, y + (height - around[1]) / 2, *around]
 
 
-def is_normalised(box: Any) -> bool:
-    """Return whether a box lies within the first pixel, as boxes do that are fractions of the image's size."""
-    if not _has_four_numbers(box):
-        return False
-    x, y, box_width, box_height = box
-    inside = 0 < box_width <= 1 - x and 0 < box_height <= 1 - y and x >= 0 and y >= 0
-    return inside and any(value % 1 for value in box)
-
-
-def looks_like_corners(box: Any, height: int, width: int) -> bool:
-    """Return whether a box leaves its image as [x, y, width, height] and would be ordered as [x1, y1, x2, y2]."""
-    if not _has_four_numbers(box):
-        return False
-    x, y, third, fourth = box
-    return max(x + third - width, y + fourth - height) > BOX_TOLERANCE_PX and is_ordered_as_corners(box)
-
-
-def is_ordered_as_corners(box: Any) -> bool:
-    """Return whether a box could be [x1, y1, x2, y2]."""
-    return _has_four_numbers(box) and 0 <= box[0] < box[2] and 0 <= box[1] < box[3]
-
-
-def _has_four_numbers(box: Any) -> bool:
-    """Return whether a box has four numbers, none of them an integer that a float cannot hold."""
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    types = set(map(type, box))
-    return types == {float} or (types <= NUMBERS and all(abs(v) <= LARGEST_FLOAT for v in box if type(v) is int))
+def _apply_rotation(entry: dict, repairs: Counter[str]) -> None:
+    """Replace a box that CVAT has exported without its rotation, which stands among the attributes."""
+    attributes = entry["attributes"]
+    try:
+        degrees = float(attributes["rotation"])
+    except (KeyError, TypeError, ValueError):
+        return
+    if degrees and math.isfinite(degrees) and has_four_numbers(entry.get("bbox")) and not entry.get("segmentation"):
+        entry["bbox"] = rotated_box(entry["bbox"], degrees)
+        entry["attributes"] = {**attributes, "rotation": 0}
+        repairs["rotated boxes (attribute rotation) became the boxes around them"] += 1
 
 
 def _crowd_flag(value: Any) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError, shorten
 
+REPAIRS = "_repairs"  # key under which these readers give a Counter for `Report.repairs`
 SOURCE = "_source"  # key under which readers of other formats than COCO's give an annotation its name in messages
 MAX_EXAMPLES = 10
 REMEDIES = {  # config key -> what it leaves out

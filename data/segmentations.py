@@ -34,10 +34,18 @@ def clean_segmentation(segmentation: Any, height: int, width: int) -> list | dic
     if segmentation is None:
         raise ValueError("segmentation is missing")
     if isinstance(segmentation, list):
-        return _clean_polygons(segmentation, height, width)
+        return _clean_polygons(segmentation, height, width)[0]
     if not isinstance(segmentation, Mapping) or not {"counts", "size"} <= segmentation.keys():
         raise ValueError(f"segmentation must be polygons or an RLE with counts and size: {shorten(segmentation)}")
     return _clean_rle(segmentation, height, width)
+
+
+def measure_segmentation(segmentation: Any, height: int, width: int) -> tuple[list | dict, list[float]]:
+    """Return what `clean_segmentation` returns, and the box [x, y, width, height] around the polygons or pixels."""
+    if isinstance(segmentation, list):
+        return _clean_polygons(segmentation, height, width)
+    rle = clean_segmentation(segmentation, height, width)
+    return rle, hotcoco.mask.toBbox(to_rle(rle, height, width)).tolist()
 
 
 def to_rle(segmentation: list | dict, height: int, width: int) -> dict[str, Any]:
@@ -51,10 +59,17 @@ def to_rle(segmentation: list | dict, height: int, width: int) -> dict[str, Any]
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
-def has_no_pixel(segmentation: list | dict, height: int, width: int) -> bool:
-    """Return whether a clean segmentation covers no pixel. A polygon is drawn to find out only if it is small."""
+def has_no_pixel(segmentation: list | dict, height: int, width: int, box: Sequence[float]) -> bool:
+    """Return whether a clean segmentation covers no pixel. A polygon is drawn to find out only if it is small.
+
+    Args:
+        segmentation, height, width: see `clean_segmentation`.
+        box: that around it, see `measure_segmentation`.
+    """
     if isinstance(segmentation, list):
-        if any(_is_surely_visible(polygon, height, width) for polygon in segmentation):
+        x, y, box_width, box_height = box
+        is_inside = x >= 0 and y >= 0 and x + box_width <= width and y + box_height <= height
+        if is_inside and any(_twice_area(polygon) > MIN_VISIBLE_AREA for polygon in segmentation):
             return False
         return not hotcoco.mask.area(to_rle(segmentation, height, width))
     counts = segmentation["counts"]
@@ -90,7 +105,7 @@ def whole_number(value: Any) -> int | None:
     return int(value) if type(value) is float and value.is_integer() else None
 
 
-def _clean_polygons(segmentation: list, height: int, width: int) -> list:
+def _clean_polygons(segmentation: list, height: int, width: int) -> tuple[list, list[float]]:
     polygons = segmentation
     if segmentation and type(segmentation[0]) in NUMBERS:
         polygons = [segmentation]
@@ -98,19 +113,22 @@ def _clean_polygons(segmentation: list, height: int, width: int) -> list:
         polygons = [_flatten(segmentation)]
     elif any(isinstance(polygon, list) and polygon and isinstance(polygon[0], list) for polygon in segmentation):
         polygons = [_flatten(polygon) for polygon in segmentation]
-    for polygon in polygons:
-        _check_polygon(polygon, height, width)
+    extents = [_check_polygon(polygon, height, width) for polygon in polygons]
     usable = [polygon for polygon in polygons if len(polygon) >= MIN_NUMBERS]
     if not usable:
         raise ValueError("segmentation has no polygon of 3 points")
-    return segmentation if len(usable) == len(segmentation) and polygons is segmentation else usable
+    left, top, right, bottom = extents[0]
+    for extent in extents[1:]:
+        left, top = min(left, extent[0]), min(top, extent[1])
+        right, bottom = max(right, extent[2]), max(bottom, extent[3])
+    is_clean = len(usable) == len(segmentation) and polygons is segmentation
+    return segmentation if is_clean else usable, [left, top, right - left, bottom - top]
 
 
-def _is_surely_visible(polygon: list, height: int, width: int) -> bool:
-    """Return whether a polygon lies inside of its image and has the area of some pixels (shoelace formula)."""
+def _twice_area(polygon: list) -> float:
+    """Return twice the area by the shoelace formula."""
     xs, ys = polygon[0::2], polygon[1::2]
-    twice_area = sum(map(mul, xs, [*ys[1:], ys[0]])) - sum(map(mul, ys, [*xs[1:], xs[0]]))
-    return abs(twice_area) > MIN_VISIBLE_AREA and min(polygon) >= 0 and max(xs) <= width and max(ys) <= height
+    return abs(sum(map(mul, xs, [*ys[1:], ys[0]])) - sum(map(mul, ys, [*xs[1:], xs[0]])))
 
 
 def _is_point(point: Any) -> bool:
@@ -123,16 +141,22 @@ def _flatten(points: Any) -> list:
     return [value for point in points for value in point]
 
 
-def _check_polygon(polygon: Any, height: int, width: int) -> None:
+def _check_polygon(polygon: Any, height: int, width: int) -> tuple[float, float, float, float]:
+    """Return the left, top, right and bottom end of a polygon. Raises ValueError if it is unusable."""
     if not isinstance(polygon, list) or len(polygon) % 2 or not set(map(type, polygon)) <= NUMBERS:
         raise ValueError(f"segmentation must be a list of polygons [x1, y1, x2, y2, ...]: {shorten(polygon)}")
-    for values, side in ((polygon[0::2], width), (polygon[1::2], height)):
-        if values and not (-side <= min(values) and max(values) <= 2 * side):  # also if one of them is NaN
-            outlier = max(values, key=lambda value: abs(value) if value == value else math.inf)
-            kind = "is not finite" if outlier != outlier or abs(outlier) == math.inf else "lies too far outside"
-            raise ValueError(f"segmentation {kind}: {shorten(outlier)} in an image of {width}x{height}")
+    if not polygon:
+        return math.inf, math.inf, -math.inf, -math.inf
+    xs, ys = polygon[0::2], polygon[1::2]
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    if not (-width <= left and right <= 2 * width and -height <= top and bottom <= 2 * height):  # also if one is NaN
+        values = ys if -width <= left and right <= 2 * width else xs
+        outlier = max(values, key=lambda value: abs(value) if value == value else math.inf)
+        kind = "is not finite" if outlier != outlier or abs(outlier) == math.inf else "lies too far outside"
+        raise ValueError(f"segmentation {kind}: {shorten(outlier)} in an image of {width}x{height}")
     if not math.isfinite(sum(polygon)):
         raise ValueError("segmentation is not finite: it has NaN")
+    return left, top, right, bottom
 
 
 def _clean_rle(rle: Mapping, height: int, width: int) -> dict:

@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from ..errors import InputError, shorten
+from .files import read_file
 
 
 def read_xml(path: Path) -> Element:
@@ -27,7 +28,7 @@ def read_xml(path: Path) -> Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_file(path), True)
     except InputError:
         raise
     except (expat.ExpatError, LookupError, ValueError, OSError) as error:  # the first has line and column

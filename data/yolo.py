@@ -1,24 +1,25 @@
 """Read YOLO: `data.yaml`, folders of images, and one text file of labels per image."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import InputError, shorten
+from .files import read_file, walk_files
 from .image_entries import displayed_size
 from .image_files import read_headers
 from .image_folder import suggest_path
 from .image_listing import is_image
-from .problems import SOURCE
+from .problems import REPAIRS, SOURCE
+from .yolo_labels import BOX_NUMBERS, count_unused_labels, find_labels, label_places, read_labels, read_lines
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}  # split -> keys of data.yaml, and folders
 CLASS_FILES = ("classes.txt", "labels/classes.txt")
 YAML_SUFFIXES = (".yaml", ".yml")
-BOX_NUMBERS = 4
-MIN_POLYGON_NUMBERS = 6
 
 
 def read_yolo(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Path]:
@@ -27,8 +28,10 @@ def read_yolo(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Pat
     A line of a label file is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, in fractions of the
     displayed image (after EXIF's orientation); the box of a polygon is its extent. A line that repeats another one is
     left out, as by Ultralytics. An image without a label file, or with an empty one, has no objects. The label file of
-    `images/a/b.jpg` is `labels/a/b.txt` (the last folder with the name `images` counts), or lies beside the image. If
-    the YAML file has `kpt_shape`, key points are not read.
+    `images/a/b.jpg` is `labels/a/b.txt` (the last folder with the name `images` counts), or lies beside the image; its
+    name may have another Unicode form or other capitals. Label files in the folders of a split that belong to no image
+    are counted. A .npy file beside an image of its name is Ultralytics' cache of it, and not read. If the YAML file has
+    `kpt_shape`, key points are not read.
 
     Args:
         path: data.yaml, or a folder with one; or a folder with images/<split>, labels/<split> and classes.txt. The
@@ -48,22 +51,31 @@ def read_yolo(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Pat
     file = _find_yaml(path)
     settings = {} if file is None else _read_yaml(file)
     names = _read_class_file(path) if file is None else _class_names(settings, file)
+    roots: list[Path] = []
     if image_dir is not None:
         if not os.path.isdir(image_dir):
             raise InputError(f"image folder {shorten(image_dir)} does not exist{suggest_path(image_dir)}")
-        images = _images_at(image_dir, [])
+        places = [image_dir]
     elif file is None:
-        images = _images_at(_split_folder(path, split), [])
+        places = [_split_folder(path, split)]
     else:
-        images = _images_of_split(settings, file, split)
-    labels = [_label_file(image) for image in images]
+        places, roots = _places_of_split(settings, file, split)
+    folders = [place for place in places if place.is_dir()]
+    images = list(dict.fromkeys(image for place in places for image in _images_at(place, roots)))
+    repairs: Counter[str] = Counter()
+    images = _without_twins(images, repairs)
+    labels = find_labels(images)
+    if not any(map(os.path.isfile, images)):
+        found = f"not one of {len(images)} listed images exists, such as {shorten(images[0], 200)}"
+        raise InputError(f"{shorten(path)}: {found}; correct the paths in the list, or set image_dir")
     if not any(labels):
         raise InputError(
             f"{shorten(path)}: not one of {len(images)} images has a label file, such as "
-            f"{shorten(_label_places(images[0])[0], 200)}; expected one .txt file per image with objects"
+            f"{shorten(label_places(images[0])[0], 200)}; expected one .txt file per image with objects"
         )
     folder = image_dir or Path(os.path.commonpath([image.parent for image in images]))
-    content: dict = {"images": [], "annotations": []}
+    count_unused_labels(folders, set(filter(None, labels)), repairs)
+    content: dict = {"images": [], "annotations": [], REPAIRS: repairs}
     content["categories"] = [{"id": number, "name": name} for number, name in names.items()]
     max_numbers = BOX_NUMBERS if "kpt_shape" in settings else None
     for image_id, (image, label, header) in enumerate(zip(images, labels, read_headers(images), strict=True), 1):
@@ -72,7 +84,7 @@ def read_yolo(path: Path, image_dir: Path | None, split: str) -> tuple[dict, Pat
         if header.problem is not None:
             continue
         entry["width"], entry["height"] = size = displayed_size(header)
-        for line, class_id, numbers in _read_labels(label, names, max_numbers) if label else ():
+        for line, class_id, numbers in read_labels(label, names, max_numbers) if label else ():
             annotation = {"id": len(content["annotations"]) + 1, "image_id": image_id, "category_id": class_id}
             source = f"{label.parent.name}/{label.name}:{line}" if label else ""
             content["annotations"].append(annotation | _shape(numbers, *size) | {"iscrowd": 0, SOURCE: source})
@@ -93,12 +105,14 @@ def _find_yaml(path: Path) -> Path | None:
 
 def _read_yaml(file: Path) -> dict:
     try:
-        settings = yaml.safe_load(file.read_bytes())
+        data = read_file(file)
+        settings = yaml.safe_load(data)
+        texts = yaml.load(data, Loader=yaml.BaseLoader)  # makes text alone
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise InputError(f"{shorten(file)} is not YAML: {shorten(error, 200)}") from None
     if not isinstance(settings, dict):
         raise InputError(f"{shorten(file)} has a {type(settings).__name__}, expected keys such as train, val and names")
-    return settings
+    return settings | ({"names": texts["names"]} if "names" in texts else {})  # "no" is a name, not False
 
 
 def _class_names(settings: Mapping, file: Path) -> dict[int, str]:
@@ -109,7 +123,7 @@ def _class_names(settings: Mapping, file: Path) -> dict[int, str]:
         raise InputError(f"{shorten(file)}: names must be a list of class names, or class number: name")
     if set(map(str, names)) != set(map(str, range(len(names)))):
         keys = f"0 to {len(names) - 1}"
-        raise InputError(f"{shorten(file)}: names must have the keys {keys}: {shorten(list(names))}")
+        raise InputError(f"{shorten(file)}: names must have the keys {keys}: [{shorten(', '.join(map(str, names)))}]")
     if count is not None and count != len(names):
         raise InputError(
             f"{shorten(file)}: nc is {shorten(repr(count))}, but there are {len(names)} names; correct one of them"
@@ -119,9 +133,15 @@ def _class_names(settings: Mapping, file: Path) -> dict[int, str]:
 
 def _read_class_file(folder: Path) -> dict[int, str]:
     for file in (folder / name for name in CLASS_FILES):
-        names = list(filter(None, map(str.strip, _read_lines(file)))) if file.is_file() else []
-        if names:
-            return dict(enumerate(names))
+        names = "\n".join(map(str.strip, read_lines(file))).rstrip().split("\n") if file.is_file() else [""]
+        if not any(names):
+            continue
+        if "" in names:
+            line = names.index("") + 1
+            raise InputError(
+                f"{shorten(file)}:{line} is blank, expected the name of class {line - 1}; fill or remove it"
+            )
+        return dict(enumerate(names))
     raise InputError(f"folder {shorten(folder)} has neither a .yaml file nor a classes.txt with the names of classes")
 
 
@@ -132,7 +152,8 @@ def _split_folder(folder: Path, split: str) -> Path:
     raise InputError(f"folder {shorten(folder / 'images' / split)} does not exist; create it or set image_dir")
 
 
-def _images_of_split(settings: Mapping, file: Path, split: str) -> list[Path]:
+def _places_of_split(settings: Mapping, file: Path, split: str) -> tuple[list[Path], list[Path]]:
+    """Return the folders and lists of a split, and the folders that their paths may be relative to."""
     key = next((key for key in SPLITS[split] if settings.get(key)), None)
     if key is None:
         raise InputError(
@@ -143,8 +164,7 @@ def _images_of_split(settings: Mapping, file: Path, split: str) -> list[Path]:
     if not all(isinstance(entry, str) for entry in (root, *entries)):
         raise InputError(f"{shorten(file)}: path and {key} must be text or a list of texts")
     roots = [file.parent / root.replace("\\", "/"), Path(root), file.parent]
-    places = [_resolve(entry.replace("\\", "/"), roots, f"{shorten(file)}: {key}") for entry in entries]
-    return list(dict.fromkeys(image for place in places for image in _images_at(place, roots)))
+    return [_resolve(entry.replace("\\", "/"), roots, f"{shorten(file)}: {key}") for entry in entries], roots
 
 
 def _resolve(entry: str, roots: Sequence[Path], name: str) -> Path:
@@ -159,10 +179,9 @@ def _resolve(entry: str, roots: Sequence[Path], name: str) -> Path:
 def _images_at(place: Path, roots: Sequence[Path]) -> list[Path]:
     """Return the images below a folder, or those listed in a text file, as absolute paths."""
     if place.is_dir():
-        files = (Path(parent, name) for parent, _, names in os.walk(place.absolute()) for name in names)
-        images = sorted(file for file in files if is_image(file))
+        images = sorted(filter(is_image, walk_files(place.absolute())))
     elif place.suffix == ".txt":
-        lines = filter(None, map(str.strip, _read_lines(place)))
+        lines = filter(None, map(str.strip, read_lines(place)))
         images = [_listed_image(line.replace("\\", "/"), [place.parent, *roots, Path()]) for line in lines]
     else:
         raise InputError(f"{shorten(place)} must be a folder of images or a .txt list of them")
@@ -177,49 +196,15 @@ def _listed_image(line: str, roots: Sequence[Path]) -> Path:
     return Path(os.path.abspath(found))
 
 
-def _label_places(image: Path) -> list[Path]:
-    beside = image.parent / f"{image.stem}.txt"  # a listed "/" has no name, for which with_suffix raises
-    *folders, name = beside.parts
-    if "images" not in folders:
-        return [beside]
-    last = len(folders) - 1 - folders[::-1].index("images")
-    return [Path(*folders[:last], "labels", *folders[last + 1 :], name), beside]
-
-
-def _label_file(image: Path) -> Path | None:
-    return next((place for place in _label_places(image) if os.path.isfile(place)), None)
-
-
-def _read_lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{shorten(file)} cannot be read: {shorten(error)}; expected UTF-8 text") from None
-
-
-def _read_labels(
-    file: Path, names: Mapping[int, str], max_numbers: int | None
-) -> Iterator[tuple[int, int, list[float]]]:
-    """Yield the number of a line, its class and its other numbers; a line that was there already is left out."""
-    seen = set()
-    for line, text in enumerate(_read_lines(file), 1):
-        if not text.strip():
-            continue
-        place = f"{shorten(file)}:{line}"
-        try:
-            class_id, *numbers = map(float, text.split())
-        except ValueError:
-            raise InputError(f"{place}: expected numbers, `class cx cy w h` or a polygon: {shorten(text)}") from None
-        if not class_id.is_integer() or class_id not in names:
-            known = f"0 to {len(names) - 1}" if max(names) == len(names) - 1 else ", ".join(map(str, names))
-            raise InputError(f"{place}: class {text.split()[0]:.20} has no name; known: {shorten(known)}")
-        numbers = numbers[:max_numbers]
-        if len(numbers) != BOX_NUMBERS and (len(numbers) < MIN_POLYGON_NUMBERS or len(numbers) % 2):
-            expected = "5 (class cx cy w h), or a class and x y of 3 points or more"
-            raise InputError(f"{place}: {len(numbers) + 1} numbers, expected {expected}")
-        if (shape := (class_id, *numbers)) not in seen:
-            seen.add(shape)
-            yield line, int(class_id), numbers
+def _without_twins(images: Sequence[Path], repairs: Counter[str]) -> list[Path]:
+    """Leave out .npy files beside an image of the same name, and count images that share their label file."""
+    counts = Counter(image.parent / image.stem for image in images if image.suffix.lower() != ".npy")
+    kept = [image for image in images if image.suffix.lower() != ".npy" or not counts[image.parent / image.stem]]
+    if len(kept) < len(images):
+        repairs[".npy files beside an image of the same name were not read"] += len(images) - len(kept)
+    if shared := sum(count for count in counts.values() if count > 1):
+        repairs["images share their label file, and so its objects, with an image of the same name"] += shared
+    return kept
 
 
 def _shape(numbers: Sequence[float], width: int, height: int) -> dict[str, list]:

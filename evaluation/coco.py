@@ -72,6 +72,7 @@ class CocoEvaluator:
         self.predictions: dict[Hashable, tuple[np.ndarray, list[dict]]] = {}
         self.annotations = content["annotations"]
         self.sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        self._file_names = {image["id"]: image.get("file_name") for image in content["images"]}
         self.image_numbers = _number(self.sizes)
         categories = {category["id"]: category for category in content["categories"]}
         self.category_numbers = _number(categories)
@@ -127,7 +128,7 @@ class CocoEvaluator:
         self.predictions.update(predictions)
 
     def results(self, *kinds: str) -> list[dict]:
-        """Return all detections as COCO result entries.
+        """Return all detections as COCO result entries, with the "file_name" of the image if it has one.
 
         Args:
             kinds: "bbox" for entries with a "bbox" (x, y, width, height), "segm" for entries with a "segmentation"
@@ -147,7 +148,10 @@ class CocoEvaluator:
                 entry["bbox"] = box
             if "segm" in kinds:
                 entry["segmentation"] = masks[index]
-            results.append(entry | {"score": score})
+            entry["score"] = score
+            if file_name := self._file_names[entry["image_id"]]:
+                entry["file_name"] = file_name
+            results.append(entry)
         return results
 
     def compute(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from ..data.objects import misread_boxes
+from ..data.misread import find_misreading
 from ..data.segmentations import clean_segmentation, to_rle
 from ..errors import InputError, shorten
 from .coco import CocoEvaluator
@@ -38,10 +38,19 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def kinds_of(entries: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return "bbox", "segm" or both: what all entries have; "bbox" for an empty list."""
-    kinds = tuple(kind for kind, key in KEYS.items() if all(key in entry for entry in entries))
-    return kinds if entries and kinds else ("bbox",)
+def kinds_of(entries: list[dict[str, Any]], name: str) -> tuple[str, ...]:
+    """Return "bbox", "segm" or both: what the entries have; "bbox" for an empty list.
+
+    Raises:
+        InputError: only some entries of the file called `name` have a box, or a mask.
+    """
+    counts = {kind: sum(key in entry for entry in entries) for kind, key in KEYS.items()}
+    for kind, count in counts.items():
+        if 0 < count < len(entries):
+            position = next(index for index, entry in enumerate(entries) if KEYS[kind] not in entry)
+            found = f"entry {position} has no {KEYS[kind]!r}, but {count} of {len(entries)} entries have"
+            raise InputError(f"{shorten(name)}: {found}; set iou={'segm' if kind == 'bbox' else 'bbox'}")
+    return tuple(kind for kind, count in counts.items() if count) or ("bbox",)
 
 
 def add_results(evaluator: CocoEvaluator, entries: list[dict[str, Any]], name: str) -> None:
@@ -54,8 +63,8 @@ def add_results(evaluator: CocoEvaluator, entries: list[dict[str, Any]], name: s
 
     Raises:
         InputError: an entry lacks a key, its image or category is not in the annotation file, its score or box is not
-            finite, its mask is unusable or has another size than the image, or most boxes
-            look normalised or like corners.
+            finite, its mask is unusable or has another size than the image, or most boxes or masks look as
+            `find_misreading` describes.
     """
     rows: dict[Hashable, list[list[float]]] = {}
     masks: dict[Hashable, list[dict]] = {}
@@ -74,8 +83,10 @@ def add_results(evaluator: CocoEvaluator, entries: list[dict[str, Any]], name: s
             raise InputError(f"{shorten(name)}: entry {position}: {error}") from None
         rows.setdefault(image_id, []).append([evaluator.image_numbers[image_id], *box, score, category])
     if "bbox" in evaluator.kinds:
-        sizes = [evaluator.sizes[image_id] for image_id, image_rows in rows.items() for _ in image_rows]
-        misread = misread_boxes([row[1:5] for image_rows in rows.values() for row in image_rows], sizes)
+        has_masks = "segm" in evaluator.kinds
+        segmentations = [entry["segmentation"] if has_masks else None for entry in entries]
+        sizes = [evaluator.sizes[entry["image_id"]] for entry in entries]
+        misread = find_misreading([entry["bbox"] for entry in entries], segmentations, sizes, has_masks)
         if misread is not None:
             raise InputError(f"{shorten(name)}: {misread}")
     tables = {image_id: np.array(values, dtype=float) for image_id, values in rows.items()}

@@ -29,7 +29,7 @@ LAYERS = [
     {"registry"},
     {"specs", "errors"},
 ]
-EXCEPTIONS = {("evaluation", "data.annotations"), ("evaluation", "data.objects"), ("evaluation", "data.segmentations")}
+EXCEPTIONS = {("evaluation", "data.annotations"), ("evaluation", "data.misread"), ("evaluation", "data.segmentations")}
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 

@@ -15,7 +15,8 @@
     samples=1000              of the bootstrap over images, from which a comparison takes its 95% intervals
 
 Two results files are compared metric by metric; the difference is that of OTHER_RESULTS to RESULTS. An LVIS file is
-scored by LVIS's rule.
+scored by LVIS's rule. Formats other than COCO's have no image ids: there "file_name" of the entries names the image, or
+image_id counts the images from 1.
 """
 
 import functools
@@ -28,7 +29,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveInt
 
-from detbackbones.data.annotations import read_annotations
+from detbackbones.data.annotations import COCO_FORMATS, read_annotations
+from detbackbones.data.formats import recognise_format
 from detbackbones.engine.coco_results import save_details, summarize_details
 from detbackbones.engine.console import plain_console
 from detbackbones.engine.detection_config import Format
@@ -37,6 +39,7 @@ from detbackbones.engine.task import Split
 from detbackbones.errors import InputError, check_known, shorten
 from detbackbones.evaluation.coco import KINDS, CocoEvaluator
 from detbackbones.evaluation.comparison import compare
+from detbackbones.evaluation.image_ids import match_images
 from detbackbones.evaluation.results import add_results, kinds_of, read_results
 from detbackbones.evaluation.tables import coco_table, comparison_table
 from detbackbones.tools.cli import run_command
@@ -63,6 +66,8 @@ def evaluate(names: Sequence[str], pairs: Mapping[str, Any]) -> None:
     settings = validate(Settings, pairs)
     if len(names) not in (2, 3):
         raise InputError(f"expected ANNOTATIONS, RESULTS and perhaps OTHER_RESULTS, got {len(names)} names")
+    if settings.out == "":
+        raise InputError("out= is empty, expected a folder; leave it out to print only")
     folder = None if settings.out is None else Path(settings.out)
     if folder is not None:
         check_folder(folder)
@@ -86,7 +91,8 @@ def load(path: Path, names: Sequence[str], settings: Settings) -> list[CocoEvalu
     """Return an evaluator with the detections of each results file."""
     results = [read_results(Path(name)) for name in names]
     if settings.iou is None:
-        kinds = tuple(kind for kind in KINDS if all(kind in kinds_of(entries) for entries in results))
+        found = [kinds_of(entries, name) for name, entries in zip(names, results, strict=True)]
+        kinds = tuple(kind for kind in KINDS if all(kind in of_file for of_file in found))
         if not kinds:
             raise InputError(f"{' and '.join(map(shorten, names))} have neither boxes nor masks in common")
     else:
@@ -104,7 +110,10 @@ def load(path: Path, names: Sequence[str], settings: Settings) -> list[CocoEvalu
     for line in annotations.report.lines():
         plain_console().print(f"{path}: {line}")
     evaluators = []
+    has_ids = (settings.format or recognise_format(path)) in COCO_FORMATS
     for name, entries in zip(names, results, strict=True):
+        if meaning := match_images(entries, annotations.content, has_ids, name):
+            plain_console().print(f"{name}: {meaning}")
         evaluator = CocoEvaluator(annotations.content, kinds, settings.backend, settings.max_dets)
         add_results(evaluator, entries, name)
         evaluators.append(evaluator)

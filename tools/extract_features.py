@@ -6,10 +6,11 @@
     model.KEY=VALUE sets an argument of the backbone, e.g. model.output_stride=8
 
 Each image gives OUT/<its name>.npz (or .safetensors) with a float32 array C x H x W per level, and the specs of the
-levels as JSON under "specs". Folders are searched with their subfolders, except below OUT, for files that Pillow reads
-and for .npy arrays. EXIF's orientation is applied. Images of one size go through the network together, so padding never
-touches a feature; a batch has at most 8.4 megapixels, or one image, and an image at most 25 megapixels after resizing.
-An interrupted run continues where it stopped.
+levels as JSON under "specs", and the SHA-256 of the image file under "source". Folders are searched with their
+subfolders, also linked ones, except below OUT and hidden ones, for files that Pillow reads and for .npy arrays. EXIF's
+orientation is applied. Images of one size go through the network together, so padding never touches a feature; a batch
+has at most 8.4 megapixels, or one image, and an image at most 25 megapixels after resizing. An interrupted run
+continues where it stopped.
 """
 
 import contextlib
@@ -24,12 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from pydantic import Field
 from rich.progress import track
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
@@ -157,15 +159,50 @@ def compute(
             yield item, pixels[index], arrays
 
 
-def write_features(path: Path, features: dict[str, np.ndarray], specs: str) -> None:
+def hash_image(path: Path) -> str:
+    """Return the SHA-256 of an image file. Raises InputError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"image {shorten(path)} cannot be read: {error.strerror}") from None
+
+
+def find_missing(images: Mapping[Path, Path], targets: Mapping[Path, Path]) -> dict[Path, Path]:
+    """Return the images without features.
+
+    Raises:
+        InputError: features were made of another image of the same name, or of this one before it was changed.
+    """
+    missing = {name: path for name, path in images.items() if not os.path.isfile(targets[name])}
+    for name in images.keys() - missing.keys():
+        if os.path.isfile(images[name]) and read_source(targets[name]) != hash_image(images[name]):
+            found = f"{shorten(targets[name])} has features of another image than {shorten(images[name])}"
+            raise InputError(f"{found}, or of an older one; choose another folder or remove it")
+    return missing
+
+
+def read_source(path: Path) -> str | None:
+    """Return the hash of the image that features were made of; None if the file has none."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                return str(arrays["source"])
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("source")
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, SafetensorError):
+        return None
+
+
+def write_features(path: Path, features: dict[str, np.ndarray], texts: dict[str, str]) -> None:
     """Write to a temporary file, then rename it, so that a file that exists is complete."""
     temporary = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         with open(temporary, "wb") as file:
-            np.savez(file, specs=np.array(specs), **features)  # type: ignore[arg-type]
+            np.savez(file, **{key: np.array(text) for key, text in texts.items()}, **features)  # type: ignore[arg-type]
     else:
-        save_file(features, temporary, metadata={"specs": specs})
+        save_file(features, temporary, metadata=texts)
     os.replace(temporary, path)
 
 
@@ -225,7 +262,7 @@ def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
     extractor = build_extractor(settings.backbone, settings.weights, settings.neck, settings.features, arguments)
     image_range = settings.image_range or extractor.image_range
     targets = {name: out / f"{name}.{settings.format}" for name in images}
-    missing = {name: path for name, path in images.items() if not os.path.isfile(targets[name])}
+    missing = find_missing(images, targets)
     items, unreadable = make_items(missing, settings.short_side, extractor.backbone.preprocess.channels)
     if unreadable and not settings.skip_unreadable:
         more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
@@ -244,7 +281,7 @@ def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
         for item, pixels, features in compute(extractor, batch, image_range, settings.skip_unreadable, unreadable):
             target = targets[item.name]
             with report_write_errors(target):
-                write_features(target, features, specs)
+                write_features(target, features, {"specs": specs, "source": hash_image(item.path)})
                 if settings.visualize:
                     save_feature_maps(target.with_suffix(".png"), pixels, features, extractor.specs)
     if unreadable:

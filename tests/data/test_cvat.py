@@ -50,6 +50,14 @@ def test_equals_hotcoco(write):
         assert entry.get("segmentation") == other.get("segmentation")
 
 
+def test_an_image_in_the_folder_of_its_subset_comes_first(write):
+    path = write(image(BOX, subset="train"), image(name="b.png", subset="train"), image(name="b.png", subset=""))
+    (path.parent / "images/train").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path.parent / "images/train/a.png")
+    found = [entry["file_name"] for entry in read_cvat(path, None, "train")[0]["images"]]
+    assert found == ["train/a.png", "b.png"]
+
+
 def test_names_and_folder(write):
     path = write(image(BOX))
     content, folder = read_cvat(path, None, "train")

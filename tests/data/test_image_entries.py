@@ -44,7 +44,7 @@ def test_an_image_on_its_head_follows_the_other_images_and_is_reported(check, ot
     assert list(report.repairs.values()) == [1]
 
 
-@pytest.mark.parametrize("size", [(61, 40), (0, 40), (60, -1), ("60", 40), (60.5, 40), (True, 40), (60, 10**10)])
+@pytest.mark.parametrize("size", [(61, 40), (60, -1), ("wide", 40), (60.5, 40), (True, 40), (60, 10**10)])
 def test_a_wrong_size_is_a_problem(check, size):
     _, problems, report = check((1, size))
     assert list(problems) == [0]
@@ -61,8 +61,19 @@ def test_too_many_pixels_are_a_problem(check):
     assert check((1, (60, 40)), use=ImageUse(short_side=100))[1] == {}
 
 
-def test_a_derived_size_is_counted(check):
-    assert list(check((1, (None, 40)))[2].repairs.values()) == [1]
+@pytest.mark.parametrize("size,count", [((None, 40), 1), ((60, 0), 1), (("", 40), 1), (("60", "40.0"), 0)])
+def test_a_derived_size_is_counted(check, size, count):
+    entries, problems, report = check((1, size))
+    assert ((entries[0]["width"], entries[0]["height"]), problems) == ((60, 40), {})
+    assert sum(report.repairs.values()) == count
+
+
+def test_one_file_of_several_images_is_counted(tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    entries = [{"id": number, "file_name": "a.png", "width": 60, "height": 40} for number in (1, 2)]
+    report = Report(tmp_path)
+    clean_images(entries, tmp_path, report)
+    assert [(count, "a.png" in text) for text, count in report.repairs.items()] == [(2, True)]
 
 
 def test_a_key_of_somebody_else_does_not_turn_an_image(tmp_path):

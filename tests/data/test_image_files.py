@@ -54,18 +54,22 @@ def test_pages_of_one_channel_and_one_size_are_channels(tmp_path):
     assert read_header(tmp_path / "b.tif") == ImageHeader(60, 40, 3)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_orientation(tmp_path, suffix, orientation):
     header = read_header(with_orientation(tmp_path / f"a.{suffix}", orientation))
     assert header == ImageHeader(60, 40, 3, orientation)
 
 
-def test_pillow_turns_a_tiff_file_itself(tmp_path):
-    path = with_orientation(tmp_path / "a.tif", 6)
-    with Image.open(path) as image:
-        image.load()
-        assert read_header(path) == ImageHeader(*image.size, 3) == ImageHeader(40, 60, 3)
+@pytest.mark.parametrize("decode", [True, False])
+def test_orientation_behind_the_pixels_of_a_png_file(tmp_path, decode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    content, data = (tmp_path / "a.png").read_bytes(), b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    (tmp_path / "a.png").write_bytes(content[:-12] + chunk + content[-12:])
+    assert read_header(tmp_path / "a.png", decode) == ImageHeader(60, 40, 3, 6)
 
 
 @pytest.mark.parametrize("value", [0, 9, 77])
@@ -223,10 +227,16 @@ def test_the_nearest_names_are_suggested(tmp_path):
         (tmp_path / f"image_{number:04}.jpg").touch()
     folder = ImageFolder(tmp_path)
     assert "image_2999.jpg" in folder.suggest("image_2999.jpeg")
-    assert "does not exist either" in folder.suggest("val/image_0001.jpg")
+    assert "does not exist either" in folder.suggest("val/image_9999.jpg")
     for _ in range(20):
         last = folder.suggest("image_2999.jpeg")
     assert last == ""  # a folder with all names missing takes seconds, not hours
+
+
+@pytest.mark.parametrize("name", ["C:\\Users\\me\\a.jpg", "/data/upload/a.jpg", "images/a.jpg"])
+def test_a_name_with_another_folder_is_recognised(tmp_path, name):
+    (tmp_path / "a.jpg").touch()
+    assert "did you mean a.jpg?" in ImageFolder(tmp_path).suggest(name)
 
 
 def test_a_missing_folder_is_suggested(tmp_path):

@@ -1,4 +1,5 @@
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,37 @@ def test_every_mode_shows_the_picture():
         correlation = torch.corrcoef(torch.stack([image[0].flatten(), expected[0].flatten()]))[0, 1]
         assert correlation > (0.8 if path.name.startswith("bilevel") else 0.99), path.name
         assert (image.mean((1, 2)) - expected.mean((1, 2))).abs().max() < 5, path.name
+
+
+def write_tiff(path: Path, values: np.ndarray, photometric: int) -> Path:
+    """Write one channel of unsigned numbers, which Pillow does not write with 32 bits or with white at 0."""
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    entries = sorted((tags | {279: values.nbytes}).items())
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    start = b"II*\0" + struct.pack("<I", 8 + values.nbytes) + values.tobytes()
+    path.write_bytes(start + struct.pack("<H", len(entries)) + directory + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("photometric,expected", [(1, GREY), (0, 255 - GREY)])
+@pytest.mark.parametrize("dtype,factor", [(np.uint8, 1), (np.uint16, 257), (np.uint32, 2**24 + 2**16 + 257)])
+def test_unsigned_numbers_and_white_at_zero_in_tiff_files(tmp_path, photometric, expected, dtype, factor):
+    if dtype == np.uint32 and photometric == 0:
+        pytest.skip("Pillow does not read these")
+    path = write_tiff(tmp_path / "a.tif", GREY.astype(dtype) * dtype(factor), photometric)
+    assert torch.equal(read_image(path, 1), chw(expected[..., None]))
+
+
+@pytest.mark.parametrize("pixels", [PIXELS, GREY, GREY.astype(np.uint16) * 257, GREY.astype(np.float32)])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_tiff_file_is_applied_only_if_asked_for(tmp_path, pixels, compression, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name, options in (("turned.tif", {"exif": exif}), ("plain.tif", {})):
+        Image.fromarray(pixels).save(tmp_path / name, compression=compression, **options)
+    expected = read_image(tmp_path / "plain.tif")
+    assert torch.equal(read_image(tmp_path / "turned.tif"), expected)
+    turned = read_image(tmp_path / "turned.tif", orientation=orientation)
+    assert torch.equal(turned, read_image(tmp_path / "plain.tif", orientation=orientation))

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from detbackbones.data.objects import check_box, clean_object, looks_like_corners
+from detbackbones.data.objects import check_box, clean_object
 
 SQUARE = [[10, 5, 30, 5, 30, 15, 10, 15]]
 
@@ -36,7 +36,7 @@ def test_other_crowd_flags_are_errors(value):
         cleaned(iscrowd=value)
 
 
-@pytest.mark.parametrize("area", [None, "200", -1, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("area", [None, "200", -1, 0, float("nan"), float("inf"), True])
 def test_the_area_is_that_of_the_mask(area):
     entry, repairs = cleaned(area=area, bbox=[10, 5, 25, 10])
     assert (entry["area"], repairs) == (200.0, 1)
@@ -49,13 +49,13 @@ def test_without_a_mask_the_area_is_that_of_the_box():
 @pytest.mark.parametrize("box,overhang", [([-5, 5, 30, 30], 5), ([50, 30, 30, 30], 20), ([-30, -20, 120, 80], 30)])
 def test_a_box_that_leaves_its_image_is_counted_and_stays(box, overhang):
     assert check_box(box, 40, 60) == overhang
-    entry, repairs = cleaned(bbox=list(box))
+    entry, repairs = cleaned(bbox=list(box), masks=False)
     assert (entry["bbox"], repairs) == (box, 1)
 
 
 @pytest.mark.parametrize("box", [[-1, 5, 20, 10], [50, 30, 11, 11], [0, 0, 60.9, 40.9], [0.2, 0.3, 1, 1], [0, 0, 1, 1]])
 def test_a_box_may_leave_its_image_by_a_pixel(box):
-    assert cleaned(bbox=list(box))[1] == 0
+    assert cleaned(bbox=list(box), masks=False)[1] == 0
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,28 @@ def test_an_area_above_that_of_the_image_is_derived(area):
     assert cleaned(area=area)[0]["area"] == 200.0
 
 
-@pytest.mark.parametrize("box,expected", [([30, 20, 55, 38], True), ([30, 20, 10, 10], False), (["a"] * 4, False)])
-def test_boxes_that_may_be_corners(box, expected):
-    assert looks_like_corners(box, 40, 60) is expected
+@pytest.mark.parametrize("box,crowd,count", [([10, 5, 20, 10], 0, 0), ([40, 5, 20, 10], 0, 1), ([40, 5, 20, 10], 1, 0)])
+def test_a_box_beside_its_segmentation_is_counted(box, crowd, count):
+    assert cleaned(bbox=box, iscrowd=crowd)[1] == count
+
+
+@pytest.mark.parametrize("rotation", [90.0, "90", -270])
+def test_a_rotation_among_the_attributes_is_applied_once(rotation):
+    entry = {"bbox": [20, 15, 20, 10], "area": 200, "iscrowd": 0, "attributes": {"rotation": rotation}}
+    repairs = Counter()
+    for _ in range(2):
+        clean_object(entry, 40, 60, False, repairs)
+    assert entry["bbox"] == pytest.approx([25, 10, 10, 20])
+    assert sum(repairs.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"rotation": 0.0}, {"rotation": "nan"}, {"rotation": None}, {}, "rotation", [1]]
+)
+def test_other_attributes_leave_the_box(attributes):
+    entry, repairs = cleaned(masks=False, attributes=attributes, segmentation=[])
+    assert (entry["bbox"], repairs) == ([10, 5, 20, 10], 0)
+
+
+def test_a_segmentation_says_more_than_the_rotation():
+    assert cleaned(attributes={"rotation": 90})[0]["bbox"] == [10, 5, 20, 10]

@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from detbackbones.data.annotations import read_annotations
+from detbackbones.data.problems import REPAIRS
 from detbackbones.data.voc import read_voc
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>20</ymax></bndbox>"
@@ -149,6 +150,55 @@ def test_a_size_of_zero_is_taken_from_the_image(dataset, size):
 def test_a_file_name_that_does_not_exist_gives_way_to_that_of_the_xml_file(dataset):
     dataset.annotate("a", voc_object(), file_name="IMG_1.JPG")
     assert names(read_voc(dataset.root, None, "train")[0]) == ["a.jpg"]
+
+
+def test_a_copied_xml_file_belongs_to_the_image_of_its_own_name(dataset):
+    dataset.annotate("b", voc_object(), file_name="a.jpg")
+    annotations = read_annotations(dataset.root / "Annotations", None, masks=False)
+    assert names(annotations.content) == ["a.jpg", "b.jpg"]
+    assert [count for text, count in annotations.report.repairs.items() if "another image" in text] == [1]
+
+
+def test_images_of_one_name_in_several_folders(dataset):
+    for folder in ("x", "y"):
+        (dataset.root / "JPEGImages" / folder).mkdir()
+        (dataset.root / "Annotations" / folder).mkdir()
+        (dataset.root / "JPEGImages" / folder / "a.jpg").write_bytes((dataset.root / "JPEGImages/a.jpg").read_bytes())
+        dataset.annotate(f"{folder}/a", voc_object(), file_name="a.jpg")
+    dataset.list_images("x/a\ny/a\na\n")
+    content, _ = read_voc(dataset.root, None, "train")
+    assert names(content) == ["x/a.jpg", "y/a.jpg", "a.jpg"] and not content[REPAIRS]
+    (dataset.root / "Annotations/a.xml").unlink()
+    with input_error("train.txt:3", "a may be x/a or y/a"):
+        read_voc(dataset.root, None, "train")
+
+
+@pytest.mark.parametrize("twin,is_clear", [("a.png", False), ("a.npy", True)])
+def test_a_name_without_suffix_fits_several_images(dataset, twin, is_clear):
+    dataset.annotate("a", voc_object(), file_name="a")
+    (dataset.root / "JPEGImages" / twin).touch()
+    if is_clear:
+        assert names(read_voc(dataset.root, None, "train")[0]) == ["a.jpg"]
+    else:
+        with input_error("a.xml may belong to a.jpg or a.png", "<filename>"):
+            read_voc(dataset.root, None, "train")
+
+
+def test_unicode_forms_of_names_are_the_same(dataset):
+    composed, decomposed = "\u00fc", "u\u0308"
+    Image.new("RGB", (60, 40)).save(dataset.root / "JPEGImages" / f"{decomposed}.jpg")
+    dataset.annotate(decomposed, voc_object(composed), voc_object(decomposed), file_name=f"{composed}.jpg")
+    dataset.list_images(composed)
+    content, _ = read_voc(dataset.root, None, "train")
+    assert names(content) == [f"{decomposed}.jpg"]
+    assert {entry["category_id"] for entry in content["annotations"]} == {4}
+
+
+def test_the_rotation_that_cvat_exports_is_applied(dataset):
+    rotation = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
+    dataset.annotate("a", voc_object(box=corners(21, 16, 40, 25), extra=rotation))
+    (entry,) = read_annotations(dataset.root, None, masks=False).content["annotations"]
+    assert entry["bbox"] == pytest.approx([25, 10, 10, 20])
 
 
 def test_a_missing_image_is_named(dataset):

@@ -132,6 +132,8 @@ def test_several_folders_have_one_parent(dataset):
         ("names:\n  1: dog\n  0: cat", ["cat", "dog"]),
         ("names: {'0': cat, '1': dog}", ["cat", "dog"]),
         ("names: [cat, 7]", ["cat", "7"]),
+        ("names: [no, 1e3]", ["no", "1e3"]),
+        ("names: {0: on, 1: 007}", ["on", "007"]),
     ],
 )
 def test_spellings_of_names(dataset, text, expected):
@@ -156,6 +158,71 @@ def test_a_folder_without_yaml(write):
     root = write(**images, **{"labels/train/a.txt": BOX, "labels/valid/b.txt": "", "classes.txt": "cat\r\ndog\n\n"})
     assert [category["name"] for category in read_yolo(root, None, "train")[0]["categories"]] == ["cat", "dog"]
     assert names(read_yolo(root, None, "val")[0]) == ["b.jpg"]
+
+
+@pytest.mark.parametrize("text,line", [("cat\n\ndog\n", 2), ("\ncat\ndog", 1)])
+def test_a_blank_line_among_classes_is_an_error(write, text, line):
+    root = write(**{"images/train/a.jpg": None, "labels/train/a.txt": BOX, "classes.txt": text})
+    with input_error(f"classes.txt:{line} is blank", f"class {line - 1}"):
+        read_yolo(root, None, "train")
+
+
+LABELS = {"a": "a.txt", "b": "b.TXT", "\u00fc": "u\u0308.txt", "c": "C.txt"}
+
+
+def test_label_files_are_found_in_other_spellings(write):
+    images = {f"images/train/{name}.jpg": None for name in LABELS}
+    labels = {f"labels/train/{name}": BOX for name in LABELS.values()}
+    root = write(**images, **labels, **{"data.yaml": "train: images/train\n" + NAMES})
+    content, _ = read_yolo(root, None, "train")
+    assert len({entry["image_id"] for entry in content["annotations"]}) == len(LABELS)
+    write(**{"images/train/A.jpg": None})
+    assert len(read_yolo(root, None, "train")[0]["annotations"]) == len(LABELS)  # A does not take a.txt
+
+
+@pytest.mark.parametrize(
+    "files,count",
+    [
+        ({"labels/train/b.txt": BOX, "labels/train/sub/train.jpg.txt": BOX, "images/train/c.txt": BOX}, 3),
+        (
+            {"labels/train/classes.txt": "cat\ndog", "labels/train/list.txt": "images/a.jpg", "labels/train/b.txt": ""},
+            0,
+        ),
+        ({"labels/b.txt": BOX, "labels/val/b.txt": BOX}, 0),
+    ],
+)
+def test_label_files_without_an_image_are_counted(dataset, write, files, count):
+    root = dataset()
+    write(**files)
+    assert sum(read_annotations(root, None, masks=False).report.repairs.values()) == count
+
+
+def test_a_list_may_leave_out_images(dataset, write):
+    root = dataset("train: list.txt\n" + NAMES)
+    write(**{"list.txt": "images/train/train.jpg\n", "images/train/b.jpg": None, "labels/train/b.txt": BOX})
+    assert not read_annotations(root, None, masks=False).report.repairs
+
+
+def test_images_of_one_name(dataset, write):
+    root = dataset()
+    (root / "images/train/train.npy").touch()  # the cache of Ultralytics
+    annotations = read_annotations(root, None, masks=False)
+    assert names(annotations.content) == ["train.jpg"]
+    assert list(annotations.report.repairs.values()) == [1]
+    write(**{"images/train/train.png": None})
+    annotations = read_annotations(root, None, masks=False)
+    assert names(annotations.content) == ["train.jpg", "train.png"]
+    assert sorted(annotations.report.repairs.values()) == [1, 2]
+
+
+def test_linked_folders_of_images_and_labels(dataset, write):
+    root = dataset()
+    write(**{"more/images/b.jpg": None, "more/labels/b.txt": BOX})
+    for kind in ("images", "labels"):
+        (root / kind / "train/more").symlink_to(root / "more" / kind)
+    annotations = read_annotations(root, None, masks=False)
+    assert names(annotations.content) == ["more/b.jpg", "train.jpg"]
+    assert len(annotations.objects) == 2 and not annotations.report.repairs
 
 
 def test_images_of_another_folder(write, dataset):
@@ -244,6 +311,13 @@ def test_errors_in_the_yaml_file(dataset, settings, words):
 def test_no_label_file_at_all_is_an_error(write):
     root = write(**{"images/train/a.jpg": None, "data.yaml": "train: images/train\n" + NAMES})
     with input_error("not one of 1 images", "labels/train/a.txt"):
+        read_yolo(root, None, "train")
+
+
+def test_a_list_without_an_existing_image_is_an_error(dataset, write):
+    root = dataset("train: list.txt\n" + NAMES)
+    write(**{"list.txt": "C:\\x\\images\\train.jpg\r\n"})
+    with input_error("not one of 1 listed images exists", "images/train.jpg"):
         read_yolo(root, None, "train")
 
 

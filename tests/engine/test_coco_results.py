@@ -50,13 +50,15 @@ def test_evaluating_a_checkpoint_writes_the_same_files(settings, here):
     assert train(["eval_only=true", "checkpoint=run/last.pt", "work_dir=again"]) == 0
     assert files(here / "again") >= DETAILS | {"predictions.json"}
     content = json.loads((here / "run/predictions.json").read_text())
-    assert {key for entry in content for key in entry} == {"image_id", "category_id", "bbox", "segmentation", "score"}
+    keys = {"image_id", "category_id", "bbox", "segmentation", "score", "file_name"}
+    assert {key for entry in content for key in entry} == keys
 
 
 def test_masks_alone_are_what_pycocotools_reads(settings, shapes, here):
     assert train([*settings, "max_iters=1"]) == 0
     entries = read_results(here / "run/predictions_segm.json")
-    assert {key for entry in entries for key in entry} == {"image_id", "category_id", "segmentation", "score"}
+    keys = {"image_id", "category_id", "segmentation", "score", "file_name"}
+    assert {key for entry in entries for key in entry} == keys
     evaluator = CocoEvaluator(json.loads((shapes / "instances_val.json").read_text()), ("segm",))
     add_results(evaluator, entries, "predictions_segm.json")
     metrics = json.loads((here / "run/metrics.json").read_text())

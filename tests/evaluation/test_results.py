@@ -34,7 +34,7 @@ def test_written_results_score_the_same(tmp_path, kinds, rename, backend):
     renamed = rename_ids(content, rename, predictions)
     first = fill(CocoEvaluator(content, kinds, backend), renamed)
     entries = read_results(write(tmp_path / "results.json", first.results()))
-    assert kinds_of(entries) == kinds
+    assert kinds_of(entries, "results.json") == kinds
     second = CocoEvaluator(content, kinds, backend)
     add_results(second, entries, "results.json")
     assert second.compute() == first.compute()
@@ -162,5 +162,5 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 def test_no_detections():
     evaluator = CocoEvaluator(random_problem(0)[0], ("bbox",))
     add_results(evaluator, [], "results.json")
-    assert kinds_of([]) == ("bbox",)
+    assert kinds_of([], "results.json") == ("bbox",)
     assert evaluator.compute()["bbox/AP"] == 0

@@ -46,6 +46,12 @@ def test_the_value_of_a_path_is_text():
     assert parse_pairs(words) == values
 
 
+@pytest.mark.parametrize("path", ["/data/lr=0.1/a.json", "./lr=0.1/a.json", "C:\\lr=0.1\\a.json"])
+def test_a_path_may_have_an_equals_sign_after_a_slash(path, capsys):
+    assert run_command(lambda names, values: print(names, values), "usage", [path, f"out={path}"]) == 0
+    assert capsys.readouterr().out == f"{[path]} {{'out': {path!r}}}\n"
+
+
 @pytest.mark.parametrize("message", ["a\nb", "a\r\x1b[2Jb", "a\u2028b", "\udcff", "[bold]a[/x]"])
 def test_an_error_is_one_line_whatever_its_message(message, capsys):
     def fail(names, values):

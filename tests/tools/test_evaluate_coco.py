@@ -107,6 +107,7 @@ def test_lvis_is_scored_by_its_rule(evaluator, capsys):
         (["truth.json", "results.json", "backend=cocoeval"], "backend must be one of"),
         (["truth.json", "results.json", "max_dets=0"], "max_dets must be greater than 0"),
         (["truth.json", "results.json", "max_det=5"], "did you mean max_dets?"),
+        (["truth.json", "results.json", "out="], "out= is empty"),
         (["truth.json", "results.json", "out=truth.json"], "truth.json is a file, expected a folder"),
         (["truth.json", "results.json", "out=truth.json/folder"], "truth.json is a file, expected a folder"),
     ],
@@ -143,6 +144,47 @@ def test_missing_sizes_are_taken_from_the_images(evaluator, tmp_path, capsys):
     assert_refused(capsys, tmp_path, ["sizeless.json", "results.json"], "set image_dir")
     assert main(["sizeless.json", "results.json", "image_dir=images", "out=folder"]) == 0
     assert read(tmp_path / "folder/metrics.json") == evaluator.compute()
+
+
+def test_images_of_other_formats_are_matched_by_file_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("images/val", "labels/val"):
+        Path(folder).mkdir(parents=True)
+    for number in (2, 10):  # in the order of their paths, 10.jpg is the first image
+        Image.new("RGB", (60, 40)).save(f"images/val/{number}.jpg")
+        Path(f"labels/val/{number}.txt").write_text(f"0 0.{number} 0.5 0.1 0.2\n")
+    Path("data.yaml").write_text("val: images/val\nnames: [cat]\n")
+    entries = [
+        {"image_id": number, "category_id": 0, "bbox": [x - 3, 16, 6, 8], "score": 0.5, "file_name": f"{number}.jpg"}
+        for number, x in ((2, 12), (10, 6))
+    ]
+    write("results.json", entries)
+    assert main(["data.yaml", "results.json", "out=scored"]) == 0
+    assert "file_name" in capsys.readouterr().out
+    assert read(tmp_path / "scored/metrics.json")["bbox/AP"] == pytest.approx(1)
+    for entry in entries:
+        del entry["file_name"]
+    write("results.json", entries)
+    assert main(["data.yaml", "results.json"]) == 0
+    assert "number in the name of the file" in capsys.readouterr().out
+
+
+def test_results_of_other_annotations_are_refused(evaluator, tmp_path, capsys):
+    content = read(tmp_path / "truth.json")
+    for image in content["images"]:
+        image["file_name"] = f"{image['id']}.png"
+    write("truth.json", content)
+    write("results.json", [entry | {"file_name": "other.png"} for entry in evaluator.results()])
+    assert_refused(capsys, tmp_path, ["truth.json", "results.json"], "file_name is other.png")
+
+
+@pytest.mark.parametrize("key,kind", [("segmentation", "bbox"), ("bbox", "segm")])
+def test_an_entry_that_lacks_what_others_have_is_named(evaluator, tmp_path, capsys, key, kind):
+    entries = evaluator.results()
+    del entries[1][key]
+    write("results.json", entries)
+    assert_refused(capsys, tmp_path, ["truth.json", "results.json"], f"entry 1 has no {key!r}")
+    assert main(["truth.json", "results.json", f"iou={kind}"]) == 0
 
 
 def test_results_with_corners_are_refused(evaluator, tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_features_are_the_backbones(images, capsys):
         image = torch.from_numpy(np.array(Image.open(images / "images" / name).convert("RGB"))).permute(2, 0, 1)
         with torch.no_grad():
             features = backbone(backbone.preprocess(image[None]))
-        assert sorted(saved.files) == ["c1", "c3", "c5", "specs"]
+        assert sorted(saved.files) == ["c1", "c3", "c5", "source", "specs"]
         for level, feature in features.items():
             np.testing.assert_allclose(saved[level], feature[0].numpy(), rtol=1e-4, atol=1e-5)
         specs = [(s["name"], s["stride"], s["dilation"]) for s in json.loads(str(saved["specs"]))]
@@ -119,6 +119,17 @@ def test_an_interrupted_run_continues(images, capsys):
     np.testing.assert_array_equal(np.load(images / "f/b.npz")["c2"], kept)  # the random weights are the same ones
     assert main([*words, "model.output_stride=8"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors"])
+def test_features_of_another_image_of_the_same_name_are_not_kept(image, capsys, format):
+    words = ["out=f", "backbone=resnet18", "features=c2", f"format={format}"]
+    for number, folder in enumerate(("images", "same", "other")):
+        Path(folder).mkdir(exist_ok=True)
+        Image.new("RGB", (40, 36), (number // 2, 0, 0)).save(f"{folder}/x.png")
+    assert main(["images/x.png", *words]) == main(["same/x.png", *words]) == 0
+    assert main(["other/x.png", *words]) == 2
+    assert "features of another image than other/x.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("out", ["images/f", "images/sub/../f"])
