@@ -110,16 +110,21 @@ def take_items(batch: Sequence[tuple[Any, list[str]]], problems: set[str]) -> li
     return [item for item, _ in batch]
 
 
-def worker_count(requested: int | None, device: torch.device, processes: int) -> int:
+def usable_cores() -> int:
+    """Return the cores for this training process: those of the machine, shared with its other training processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def worker_count(requested: int | None, device: torch.device) -> int:
     """Return the number of loading processes per training process.
 
-    None stands for the machine's cores per process, at most 8, beside a GPU; and for 0 on the CPU, because loading an
-    image takes a hundredth of the time of a training step and competes for the same cores.
+    None stands for the cores of this process, at most 8, beside a GPU; and for 0 on the CPU, because loading an image
+    takes a hundredth of the time of a training step and competes for the same cores.
     """
     if requested is not None or device.type != "cuda":
         return requested or 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_WORKERS, cores // processes)
+    return min(MAX_WORKERS, usable_cores())
 
 
 def training_loader(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 BLOCK = 16  # samples of one flag that stay together; fixed, so that the order does not depend on the batch size
@@ -53,7 +54,7 @@ class SampleOrder:
     def _samples_of_window(self, number: int, flags: Sequence[bool]) -> list[Sample]:
         samples = [self._ungrouped(position) for position in range(number * self.window, (number + 1) * self.window)]
         samples.sort(key=lambda sample: flags[sample[0]])
-        blocks = torch.randperm(self.window // BLOCK, generator=_generator(self.seed + number)).tolist()
+        blocks = torch.randperm(self.window // BLOCK, generator=_generator(self.seed, 1, number)).tolist()
         return [sample for block in blocks for sample in samples[block * BLOCK : (block + 1) * BLOCK]]
 
     def _ungrouped(self, position: int) -> Sample:
@@ -70,7 +71,7 @@ class SampleOrder:
         return self._indices[position - self._epoch_start], (self.seed, position)
 
     def _indices_of_epoch(self, epoch: int) -> list[int]:
-        generator = _generator(self.seed + epoch)
+        generator = _generator(self.seed, 0, epoch)
         if self.factors is None:
             return torch.randperm(self.size, generator=generator).tolist()
         drawn = torch.rand(self.size, generator=generator, dtype=torch.float64) < self.factors.frac()
@@ -78,5 +79,7 @@ class SampleOrder:
         return indices[torch.randperm(len(indices), generator=generator)].tolist()
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _generator(seed: int, stream: int, number: int) -> torch.Generator:
+    """Return a generator whose numbers do not repeat those of another seed, stream or number."""
+    state = np.random.SeedSequence(seed, spawn_key=(stream, number)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))

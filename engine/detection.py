@@ -184,6 +184,9 @@ class DetectionTask(Task):
         threshold = self.config.repeat_factor_threshold
         return None if threshold is None else repeat_factors(dataset.classes(), threshold)
 
+    def metric_names(self, dataset: CocoDataset) -> Sequence[str]:
+        return [f"{kind}/{name}" for kind in self.tasks for name in self.evaluator(dataset).metric_names]
+
     def describe_data(self, training: CocoDataset, validation: CocoDataset) -> Group:
         """Return tables of the images, of the objects and of the classes."""
         return data_tables(training, validation)

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from ..errors import InputError, RunError
 from .signals import ignore_stop_signals
 
-LAUNCHERS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # number of processes started
-LOST_PROCESS = ("connection closed by peer", "connection reset by peer", "broken pipe", "nccl", "gloo")
+LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # number of processes started
+LOST_PROCESS = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited")
 
 Result = TypeVar("Result")
 
 
-def launched_processes() -> int:
-    """Return how many processes a launcher has started, by the environment variables that it sets."""
-    return max(int(os.environ.get(name) or 1) for name in LAUNCHERS)
+def launched_processes() -> tuple[str, int]:
+    """Return the environment variable with the number of processes that a launcher has started, and the number."""
+    names = ["WORLD_SIZE"] if "WORLD_SIZE" in os.environ else LAUNCHERS
+    numbers = {name: int(value) for name in names if (value := os.environ.get(name, "")).isdigit()}
+    return max(numbers.items(), key=lambda item: item[1], default=("WORLD_SIZE", 1))
 
 
 def make_accelerator(precision: str, **options: Any) -> Accelerator:
@@ -38,7 +40,7 @@ def make_accelerator(precision: str, **options: Any) -> Accelerator:
     Raises:
         InputError: The machine does not support the precision, or a launcher was not detected.
     """
-    launched = launched_processes()
+    variable, launched = launched_processes()
     _begin_restarted_group()
     on_cpu = launched > 1 and not torch.cuda.is_available()  # otherwise Accelerate takes every process for a lone one
     AcceleratorState._reset_state()  # a program may run several configs, one after another
@@ -49,8 +51,9 @@ def make_accelerator(precision: str, **options: Any) -> Accelerator:
         raise InputError(f"precision={precision} cannot be used: {' '.join(str(error).split())}") from None
     if accelerator.num_processes != launched:
         raise InputError(
-            f"a launcher started {launched} processes, but Accelerate finds {accelerator.num_processes}; start them "
-            "with torchrun or accelerate launch, or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+            f"a launcher started {launched} processes ({variable}={launched}), but Accelerate finds "
+            f"{accelerator.num_processes}; start them with torchrun or accelerate launch, or set RANK, LOCAL_RANK, "
+            "WORLD_SIZE, MASTER_ADDR and MASTER_PORT (for a single process: WORLD_SIZE=1)"
         )
     return accelerator
 
@@ -80,17 +83,26 @@ class SharedError(Exception):
         self.exit_status = error.exit_status
 
 
+def any_process(accelerator: Accelerator, condition: bool) -> bool:
+    """Return whether a condition holds on one of the processes."""
+    flag = torch.tensor(float(condition), device=accelerator.device)
+    return bool(accelerator.reduce(flag, reduction="sum").item())
+
+
 def raise_shared(accelerator: Accelerator, error: InputError | RunError | None) -> None:
     """Raise a SharedError of the first error of all processes, if one has any. Every process has to call this."""
     if accelerator.num_processes == 1:
         if error is not None:
             raise error
         return
+    if not any_process(accelerator, error is not None):
+        return
     errors = gather_object([error])
     failed = [rank for rank, each in enumerate(errors) if each is not None]
-    if failed:
-        first = errors[failed[0]]
-        raise SharedError(type(first)(f"process {failed[0]}: {first}") if failed[0] > 0 else first)
+    first = errors[failed[0]]
+    if failed[0] > 0:
+        first.args = (f"process {failed[0]}: {first}",)
+    raise SharedError(first)
 
 
 def together(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
@@ -141,6 +153,12 @@ def main_process_first(accelerator: Accelerator, function: Callable[[], Result])
     """
     result = together(accelerator, lambda: function() if accelerator.is_main_process else None)
     return cast(Result, together(accelerator, lambda: result if accelerator.is_main_process else function()))
+
+
+def end_processes() -> None:
+    """End the connection between the processes, at the end of a program."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def sum_over_processes(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from torch import nn
 from ..data.loader import evaluation_loader
 from ..errors import InputError
 from ..layers.fuse import fuse_for_inference
+from .distributed import from_main_process
+from .failures import attempt
 from .signals import StopSignals, ignore_stop_signals
 from .task import Task
 
@@ -77,12 +79,18 @@ class Evaluation:
         if self.accelerator.device.type == "cpu":  # on a GPU the copy would drop the compiled modules
             model = fuse_for_inference(model)
         evaluator = self.task.evaluator(dataset)
-        for items in self._readable_items(dataset):
-            evaluator.update(items, send_to_device(self.task.predict(model, items), "cpu"))
+
+        def predict_share() -> None:
+            for items in self._readable_items(dataset):
+                with self.accelerator.autocast():
+                    outputs = self.task.predict(model, items)
+                evaluator.update(items, send_to_device(outputs, "cpu"))
+
+        attempt(self.accelerator, self.task.config, predict_share)
         if self.accelerator.num_processes > 1:
             for predictions in gather_object([evaluator.predictions]):
                 evaluator.merge(predictions)
-        return evaluator.compute(), evaluator
+        return from_main_process(self.accelerator, evaluator.compute), evaluator
 
     @torch.inference_mode()
     def losses(self, model: nn.Module, dataset: Any) -> dict[str, float]:
@@ -100,22 +108,26 @@ class Evaluation:
         values: dict[str, list[float]] = {}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            for items in self._readable_items(dataset):
-                losses = {name: float(value) for name, value in self.task.losses(model, items).items()}
-                for name, value in {"loss": sum(losses.values()), **losses}.items():
-                    values.setdefault(f"val_{name.removeprefix('loss_')}", []).append(value)
+            attempt(self.accelerator, self.task.config, lambda: self._collect_losses(model, dataset, values))
         of_all: dict[str, list[float]] = {}
         for share in gather_object([values]):
             for name, part in share.items():
                 of_all.setdefault(name, []).extend(part)
         return {name: math.fsum(part) / len(part) for name, part in of_all.items()}  # exact in any order
 
+    def _collect_losses(self, model: nn.Module, dataset: Any, values: dict[str, list[float]]) -> None:
+        for items in self._readable_items(dataset):
+            with self.accelerator.autocast():
+                losses = {name: float(value) for name, value in self.task.losses(model, items).items()}
+            for name, value in {"loss": sum(losses.values()), **losses}.items():
+                values.setdefault(f"val_{name.removeprefix('loss_')}", []).append(value)
+
     def _readable_items(self, dataset: Any) -> Iterator[list]:
         """Yield this process's readable items as lists of one item, on the model's device."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         bar = self.progress.add_task("evaluate", total=len(dataset), note="")
         for batch in evaluation_loader(dataset, self.workers, rank, processes, ignore_stop_signals):
-            self.signals.check("in an evaluation; nothing is lost, the checkpoint was saved before it")
+            self.signals.check("in an evaluation; if it is part of a training, the checkpoint was saved before it")
             items = drop_unreadable(self.task, batch, self.skipped)
             if items:
                 yield send_to_device(items, self.accelerator.device)

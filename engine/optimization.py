@@ -110,6 +110,7 @@ class ModelAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float):
         super().__init__(model, multi_avg_fn=partial(_average, get_ema_multi_avg_fn(decay)), use_buffers=True)
         self.module.requires_grad_(False)
+        self.n_averaged = self.n_averaged.cpu()  # read in every update, which would wait for a GPU
 
     def update(self, model: nn.Module) -> None:
         """Take in the weights of the unwrapped model after an optimizer step."""

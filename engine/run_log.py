@@ -50,7 +50,7 @@ class RunLog:
         self.console = console if self.is_main else Console(quiet=True, force_terminal=False)
         self.images_per_step = config.batch_size * config.accumulate * accelerator.num_processes
         self.trackers = Trackers(accelerator, self.warn)
-        workers = worker_count(config.workers, accelerator.device, accelerator.num_processes)
+        workers = worker_count(config.workers, accelerator.device)
         self.slowdowns = Slowdowns(config, accelerator.device, workers)
         self.progress = progress_bars(self.console)
         self.iteration = iteration

@@ -22,6 +22,7 @@ from .console import plain_console
 from .distributed import from_main_process, main_process_first, make_accelerator, one_error_message, together
 from .evaluate import Evaluation, progress_bars
 from .numerics import check_precision, enable_determinism
+from .optimization import check_best_metric
 from .resume import compare_configs, continue_log, resumable_state, resume_line
 from .run_folder import create_work_dir, resolve_work_dir
 from .run_lock import RunLock
@@ -55,9 +56,7 @@ def run(config: TrainConfig, name: str = "run", console: Console | None = None) 
     check_precision(config.precision, accelerator.device)
     body = evaluate_checkpoint if config.eval_only else train
     with one_error_message(accelerator):
-        metrics = body(config, name, console or plain_console(), accelerator)
-    accelerator.state.destroy_process_group()
-    return metrics
+        return body(config, name, console or plain_console(), accelerator)
 
 
 def train(config: TrainConfig, name: str, console: Console, accelerator: Accelerator) -> dict[str, float]:
@@ -79,6 +78,7 @@ def train(config: TrainConfig, name: str, console: Console, accelerator: Acceler
         changes = together(accelerator, lambda: compare_configs(state["config"], config) if state else [])
         task = build_task(config)
         training, validation = main_process_first(accelerator, lambda: _open_splits(task, state))
+        together(accelerator, lambda: check_best_metric(config, task.metric_names(validation)))
         model = main_process_first(accelerator, lambda: _initial_model(task, training, state, console))
         if accelerator.num_processes > 1:
             check_sync_norms(model, accelerator.device)
@@ -106,8 +106,8 @@ def train(config: TrainConfig, name: str, console: Console, accelerator: Acceler
         if accelerator.is_main_process:
             _report(task, metrics, trainer.evaluator, skipped, folder, console)
             trainer.save_final_weights()
-            if trainer.unsaved is not None:
-                raise trainer.unsaved
+            for error in trainer.unsaved.values():
+                raise error
     return metrics
 
 
@@ -130,7 +130,7 @@ def evaluate_checkpoint(config: TrainConfig, name: str, console: Console, accele
     validation = main_process_first(accelerator, open_validation)
     model = together(accelerator, build_model).to(accelerator.device)
     place = from_main_process(accelerator, lambda: resolve_work_dir(config, f"{name}-eval"))
-    workers = worker_count(config.workers, accelerator.device, accelerator.num_processes)
+    workers = worker_count(config.workers, accelerator.device)
     with progress_bars(console) as progress, StopSignals() as signals:
         evaluation = Evaluation(task, accelerator, workers, progress, signals)
         metrics, evaluator = evaluation.metrics(model, validation)

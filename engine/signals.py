@@ -58,5 +58,6 @@ def interrupted(number: int, state: str) -> Interrupted:
 
 def ignore_stop_signals(worker: int = 0) -> None:
     """Leave stopping to the main process: a terminal or a scheduler sends its signals to loading processes too."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)

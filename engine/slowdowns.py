@@ -1,12 +1,12 @@
 """Find what slows a run down or may end it: steps that wait for data, memory near its limit."""
 
-import os
 from collections import deque
 from pathlib import Path
 
 import psutil
 import torch
 
+from ..data.loader import usable_cores
 from .config import TrainConfig
 
 WINDOW = 50  # steps
@@ -62,12 +62,6 @@ class Slowdowns:
             remedy = f"use fewer than workers={self.workers}, or " if self.workers else ""
             return f"memory is nearly full ({used / GB:.1f} of {total / GB:.1f} GB in use); {remedy}{batch}"
         return None
-
-
-def usable_cores() -> int:
-    """Return the number of cores for this training process, which shares them with the others on its machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun sets it
 
 
 def used_megabytes(device: torch.device) -> float:

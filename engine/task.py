@@ -133,6 +133,10 @@ class Task(Protocol):
         """Return how often each item comes per epoch on average, at least 1; None for once."""
         return None
 
+    def metric_names(self, dataset: Any) -> Sequence[str]:
+        """Return the names of the metrics of an evaluation, to check `best_metric`; empty if they are not known."""
+        return []
+
     def describe_data(self, training: Any, validation: Any) -> Any:
         """Return text or a rich table on the data, which is printed before a training starts, or None."""
 

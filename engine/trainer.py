@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data.loader import ReadableItems, TrainingSampler, take_items, training_loader, worker_count
-from ..errors import Interrupted, RunError, shorten
+from ..errors import Interrupted, shorten
 from ..weights.checkpoints import checkpoint_files
 from .checkpoint import CheckpointError, check_finite, load_optimizer, save_checkpoint, save_weights
-from .distributed import SharedError, share_buffers
+from .distributed import SharedError, from_main_process, raise_shared, share_buffers
 from .evaluate import Evaluation
 from .failures import explain_failure
 from .optimization import BestMetric, ModelAverage, learning_rate_scale, make_optimizer, set_learning_rate
@@ -42,7 +43,7 @@ class Trainer:
         samples: training samples that all processes together have seen.
         evaluator: of the evaluation after the last step.
         skipped: error messages of items that could not be read.
-        unsaved: why the last state could not be saved, if an older checkpoint exists.
+        unsaved: why a checkpoint could not be written, by its name; an older one to resume from exists.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Trainer:
         self.task, self.config = task, task.config
         self.training, self.validation = training, validation
         self.console, self.accelerator = console, accelerator
-        self.workers = worker_count(self.config.workers, accelerator.device, accelerator.num_processes)
+        self.workers = worker_count(self.config.workers, accelerator.device)
         if self.config.compile:
             for part in task.parts_to_compile(model):
                 part.compile()
@@ -76,7 +77,7 @@ class Trainer:
         self.iteration = self.samples = self._evaluated_iteration = 0
         self.evaluator: Any = None
         self.skipped: set[str] = set()
-        self.unsaved: CheckpointError | None = None
+        self.unsaved: dict[str, CheckpointError] = {}
         self._is_updating = False
         if state is not None:
             self._restore(state)
@@ -111,8 +112,7 @@ class Trainer:
             check_folder: called before a checkpoint is written; raises RunError if the folder belongs to another run.
 
         Raises:
-            InputError, RunError: The run cannot go on; the message tells what is saved.
-            SharedError: The same, raised by all processes.
+            InputError, RunError, SharedError (by all processes): The run cannot go on; the message tells what is saved.
             Interrupted: A signal ended the run, after the step and a checkpoint.
         """
         self.folder, self._check_folder = folder, check_folder
@@ -137,10 +137,9 @@ class Trainer:
             self._step(batches)
             if self.step.stop_signal:
                 self._save_last()
-                saved = "saved" if self.unsaved is None else f"not saved: {self.unsaved}"
+                saved = "saved" if "last.pt" not in self.unsaved else f"not saved: {self.unsaved['last.pt']}"
                 where = f"at iteration {self.iteration} of {self.config.max_iters}, {saved}; {self._how_to_continue}"
-                error = interrupted(self.step.stop_signal, where)
-                raise error if self.accelerator.num_processes == 1 else SharedError(error)
+                raise_shared(self.accelerator, interrupted(self.step.stop_signal, where))
             if self._is_due(self.config.eval_every) or self._is_due(self.config.checkpoint_every):
                 self._save_last()  # before the evaluation, which may fail
             if self._is_due(self.config.eval_every):
@@ -191,14 +190,16 @@ class Trainer:
         losses = {}
         if self.config.val_loss:
             losses = evaluation.losses(model, task.validation_loss_dataset(self.validation))
-        is_best = self.best.update(metrics | losses)
+        before, is_best = self.best.state_dict(), False
+        if self._evaluated_iteration < self.iteration:  # a finished run may be evaluated again
+            is_best = self.best.update(metrics | losses)
         self._evaluated_iteration = self.iteration
         self.evaluator = evaluator if self.is_finished else None  # predictions are large
         if self.accelerator.is_main_process:
             self._write_results(model, evaluator)
         self.log.metrics(self.iteration, metrics | losses)
-        if is_best:
-            self._save("best.pt")
+        if is_best and not self._save("best.pt"):
+            self.best.load_state_dict(before)
         self._save_last()  # again, because a resumed run compares with the best metric
         return metrics
 
@@ -249,12 +250,10 @@ class Trainer:
             self._saved_iteration = self.iteration
 
     def _save(self, name: str, keep: int = 1) -> bool:
-        """Save a checkpoint; return False if it cannot be written and there is an older one to resume from.
+        """Save a checkpoint; return False if it cannot be written and there is an older one to resume from."""
+        return from_main_process(self.accelerator, lambda: self._write(name, keep))
 
-        Only the main process writes.
-        """
-        if not self.accelerator.is_main_process:
-            return True
+    def _write(self, name: str, keep: int) -> bool:
         self._check_folder()
         content = self._content()
         tensors = {key: value for key, value in content.items() if key in ("model", "trained_model", "optimizer")}
@@ -264,10 +263,10 @@ class Trainer:
         except CheckpointError as error:
             if not checkpoint_files(self.folder):
                 raise
-            self.unsaved = error
+            self.unsaved[name] = error
             self.log.warn(f"{error}; the run goes on, an older checkpoint exists")
             return False
-        self.unsaved = None
+        self.unsaved.pop(name, None)
         return True
 
     def _end_after(self, error: Exception) -> None:
@@ -275,6 +274,7 @@ class Trainer:
         cause = error.error if isinstance(error, SharedError) else explain_failure(error, self.config)
         if isinstance(cause, (Interrupted, CheckpointError)):
             return
+        traceback.clear_frames(error.__traceback__)  # they hold the activations of the step
         state = self._saved_state(can_save=not (isinstance(cause, LossNotFinite) or self._is_updating))
         if cause is None:  # a fault of the program, whose traceback is needed
             error.add_note(state)
@@ -284,9 +284,13 @@ class Trainer:
 
     def _saved_state(self, can_save: bool) -> str:
         """Save `last.pt` if it can be and is not yet; return text on what is saved."""
+        if not self.accelerator.is_main_process:
+            return "the main process saves what it can"
         if can_save and self._saved_iteration < self.iteration:
-            with contextlib.suppress(RunError):
-                self._save_last()
+            with contextlib.suppress(Exception):  # memory or GPU may be unusable; the cause is more important
+                self.optimizer.zero_grad(set_to_none=True)
+                if self._write("last.pt", self.config.keep_checkpoints):
+                    self._saved_iteration = self.iteration
         if self._saved_iteration == 0:
             return "nothing was trained before it" if self.iteration == 0 else "nothing is saved"
         return f"iteration {self._saved_iteration} is saved; {self._how_to_continue}"

@@ -4,7 +4,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import RunError
 from ..layers.norm import keep_running_statistics
-from .distributed import raise_shared, sum_over_processes
-from .failures import explain_failure
+from .distributed import any_process, sum_over_processes
+from .failures import attempt
 from .signals import StopSignals
 from .task import Task
 
@@ -75,14 +76,17 @@ class TrainingStep:
         """
         self.model.train()
         self._iteration, self._samples = iteration, samples
-        step_batches, totals, first = self._attempt(lambda: self._begin(batches))
+        # loaded before the forward pass, in which processes exchange data and would wait for one that cannot load
+        step_batches = self._attempt(lambda: self._load(batches))
+        self._agree_on_signal()
+        totals, only_batch = self._attempt(lambda: self._count(step_batches))
         if totals is not None:
             totals = sum_over_processes(self.accelerator, totals)
         means: dict[str, Tensor] = {}
         for index, items in enumerate(step_batches):
             is_last = index + 1 == len(step_batches)
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                losses, counts = first or self._forward(items, index)
+                losses, counts = only_batch or self._attempt(partial(self._forward, items, index))
                 weighted = {name: loss * self._weight(name, counts, totals) for name, loss in losses.items()}
                 # DistributedDataParallel takes the mean of the gradients over the processes
                 self.accelerator.backward(self.processes * torch.stack(list(weighted.values())).sum())
@@ -100,45 +104,35 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _attempt(self, function: Callable[[], Result]) -> Result:
-        """Call a function; if it fails on one process, all end with its error. Notice signals to any process."""
-        error = result = None
-        try:
-            result = function()
-        except Exception as caught:
-            error = explain_failure(caught, self.config)
-            if error is None:
-                raise
-        if self.processes == 1:
-            raise_shared(self.accelerator, error)
-            return cast(Result, result)
-        flags = torch.tensor([error is not None, self.signals.received > 0], device=self.accelerator.device)
-        failed, stopped = self.accelerator.reduce(flags.float(), reduction="sum").tolist()
-        if failed:
-            raise_shared(self.accelerator, error)
-        if stopped:
-            self._agreed_signal = max(gather_object([self.signals.received]))
-        return cast(Result, result)
+        return attempt(self.accelerator, self.config, function)
 
-    def _begin(self, batches: Iterator[list]) -> tuple[list[list], Losses | None, tuple[Losses, Losses] | None]:
-        """Load the batches of a step, and count what its losses are means over.
-
-        Returns:
-            The batches; this process's counts by loss, None if all losses are means over the images; and losses and
-            counts of the batch if it is the only one.
-        """
+    def _load(self, batches: Iterator[list]) -> list[list]:
         start = time.perf_counter()
         step_batches = [next(batches) for _ in range(self.config.accumulate)]
         self.data_seconds = time.perf_counter() - start
+        return step_batches
+
+    def _agree_on_signal(self) -> None:
+        if self.processes > 1 and any_process(self.accelerator, self.signals.received > 0):
+            self._agreed_signal = max(gather_object([self.signals.received]))
+
+    def _count(self, step_batches: list[list]) -> tuple[Losses | None, tuple[Losses, Losses] | None]:
+        """Count what the losses of a step are means over.
+
+        Returns:
+            This process's counts by loss, None if all losses are means over the images; and losses and counts of the
+            batch if it is the only one.
+        """
         if len(step_batches) == 1:
-            first = self._forward(step_batches[0], 0)
-            return step_batches, first[1], first
+            only_batch = self._forward(step_batches[0], 0)
+            return only_batch[1], only_batch
         model = self.accelerator.unwrap_model(self.model)
         if not self.task.counts_vary(model):
-            return step_batches, None, None
+            return None, None
         # the first backward pass needs the counts of all batches, and the graphs of all would not fit in memory
         with torch.no_grad(), keep_running_statistics(model):
             counts = [self._forward(items, index)[1] for index, items in enumerate(step_batches)]
-        return step_batches, {name: torch.stack([each[name] for each in counts]).sum() for name in counts[0]}, None
+        return {name: torch.stack([each[name] for each in counts]).sum() for name in counts[0]}, None
 
     def _forward(self, items: list, index: int) -> tuple[Losses, Losses]:
         """Return losses and counts of the batch number `index` of the step; the losses are finite."""

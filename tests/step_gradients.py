@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from double_precision import in_double_precision
 
 from detbackbones.engine.config import DEFAULT_CONFIG, load_config
 from detbackbones.engine.console import plain_console
@@ -33,7 +35,7 @@ Steps = list[tuple[dict[str, float], dict[str, torch.Tensor]]]
 
 
 def steps_of(overrides: dict[str, Any], count: int, states: list | None = None) -> tuple[Steps, list]:
-    """Return losses and gradients of consecutive steps, and the weights before each.
+    """Return losses and gradients of consecutive steps in float64, and the weights before each.
 
     Args:
         overrides: keys of the config.
@@ -45,7 +47,12 @@ def steps_of(overrides: dict[str, Any], count: int, states: list | None = None) 
     task = build_task(config)
     training = task.open_split("train")
     torch.manual_seed(0)
-    model = task.build_model(task.metadata(training), load_weights=False)
+    with pytest.MonkeyPatch.context() as patch:
+        model: Any = in_double_precision(task.build_model(task.metadata(training), load_weights=False), patch)
+        return _steps(task, model, training, accelerator, count, states)
+
+
+def _steps(task: Any, model: Any, training: Any, accelerator: Any, count: int, states: list | None) -> tuple:
     trainer = Trainer(task, model, training, None, plain_console(), accelerator)
     batches = trainer._batches()
     results, trajectory = [], []

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detbackbones.engine.config import DEFAULT_CONFIG, find_config, load_config
+from detbackbones.engine.distributed import end_processes
 from detbackbones.engine.runs import run, saved_run
 from detbackbones.engine.schema import describe_fields
 from detbackbones.engine.task import build_task
@@ -42,6 +43,7 @@ def train_or_evaluate(names: Sequence[str], overrides: dict[str, Any]) -> None:
     else:
         path = find_config(one_name(names or [DEFAULT_CONFIG], "config"))
         run(load_config(path, overrides), path.stem)
+    end_processes()
 
 
 main = functools.partial(run_command, train_or_evaluate, usage, needs_words=False)

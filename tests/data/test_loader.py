@@ -136,7 +136,7 @@ def test_training_batches_are_lists_of_items(dataset):
 
 
 def test_workers_are_used_beside_a_gpu_alone():
-    assert worker_count(None, torch.device("cpu"), 1) == 0
-    assert worker_count(3, torch.device("cpu"), 1) == 3
-    assert 1 <= worker_count(None, torch.device("cuda"), 1) <= 8
-    assert worker_count(0, torch.device("cuda"), 1) == 0
+    assert worker_count(None, torch.device("cpu")) == 0
+    assert worker_count(3, torch.device("cpu")) == 3
+    assert 1 <= worker_count(None, torch.device("cuda")) <= 8
+    assert worker_count(0, torch.device("cuda")) == 0

@@ -41,26 +41,14 @@ def torchrun(
 
 
 def assert_same_steps(found, expected):
-    """Losses and the whole gradient agree within 1e-5; a single tensor, such as a bias of few values, within 2e-5."""
+    """In float64: float noise of 1e-7 switches a ReLU now and then, which changes a gradient by 1e-5 to 1e-3."""
     assert len(found) == len(expected)
     for (losses, gradients), (expected_losses, expected_gradients) in zip(found, expected):
-        assert losses == pytest.approx(expected_losses, rel=1e-5, abs=1e-7)
+        assert losses == pytest.approx(expected_losses, rel=1e-6)
         assert gradients.keys() == expected_gradients.keys()
         for name, gradient in expected_gradients.items():
-            assert_close(gradients[name], gradient, 2e-5, name)
-        whole, expected_whole = (
-            torch.cat([g.flatten() for g in each.values()]) for each in (gradients, expected_gradients)
-        )
-        assert_close(whole, expected_whole, 1e-5, "all")
-
-
-def flat(tensors):
-    return torch.cat([tensor.flatten() for tensor in tensors.values()])
-
-
-def assert_close(found, expected, tolerance, name):
-    error = (found - expected).abs().max() / expected.abs().max()
-    assert error <= tolerance, (name, error)
+            error = (gradients[name] - gradient).abs().max() / gradient.abs().max()
+            assert error <= 1e-6, (name, error)
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.slow)])
@@ -126,9 +114,13 @@ def test_an_input_error_in_all_processes_is_one_line(tmp_path):
 FAULT = """
 import os, pathlib, signal
 
+images = 0
+
 def strike(image, target, kind):
     marker = pathlib.Path("struck")
-    if os.environ["RANK"] == "1" and pathlib.Path("run/last.pt").exists() and not marker.exists():
+    global images
+    images += 1
+    if os.environ["RANK"] == "1" and images > int(os.environ["STRIKE_AFTER"]) and not marker.exists():
         marker.touch()
         if kind == "error":
             raise ValueError("the sky is falling")
@@ -138,11 +130,12 @@ def strike(image, target, kind):
 
 
 @pytest.fixture
-def train_with_fault(shapes, tmp_path):
-    """Return a function that trains with two processes; the second meets a fault after the first checkpoint."""
+def train_with_fault(shapes, tmp_path, monkeypatch):
+    """Return a function that trains with two processes; the second meets a fault while it loads a step."""
     (tmp_path / "faults.py").write_text(FAULT)
 
-    def train(kind: str, *options: str, **overrides) -> subprocess.CompletedProcess:
+    def train(kind: str, *options: str, step: int = 2, **overrides) -> subprocess.CompletedProcess:
+        monkeypatch.setenv("STRIKE_AFTER", str(2 * (step - 1)))  # two images per step
         transforms = [{"type": "Resize", "size": (64, 64)}, {"type": "faults:strike", "kind": kind}]
         settings = {**NARROW, "data_root": shapes, "transforms": transforms, "imports": "faults", "max_iters": 5}
         settings |= {"work_dir": "run", "checkpoint_every": 1, "log_every": 1, **overrides}
@@ -152,8 +145,9 @@ def train_with_fault(shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_on_one_process_ends_all_with_its_message(train_with_fault):
-    ended = train_with_fault("error")
+@pytest.mark.parametrize("step", [2, 3])  # DistributedDataParallel exchanges data in the second forward pass
+def test_an_error_on_one_process_ends_all_with_its_message(train_with_fault, step):
+    ended = train_with_fault("error", step=step)
     assert ended.returncode != 0
     (line,) = re.findall(r"^error: .*", ended.stderr, re.M)
     assert line.startswith("error: process 1: transforms[1] (strike) failed at image ")
@@ -187,6 +181,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(train_with_fault,
 @pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_a_launcher_that_accelerate_does_not_detect(variable, monkeypatch):
     monkeypatch.setenv(variable, "2")
-    assert launched_processes() == 2
-    with pytest.raises(InputError, match="a launcher started 2 processes, but Accelerate finds 1; start them with"):
+    assert launched_processes() == (variable, 2)
+    expected = rf"a launcher started 2 processes \({variable}=2\), but Accelerate finds 1; start them with"
+    with pytest.raises(InputError, match=expected):
         make_accelerator("no")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert make_accelerator("no").num_processes == 1

@@ -288,6 +288,25 @@ def test_auto_resume_starts_and_continues(train, here):
     assert logged_losses(here / "run") == logged_losses(here / "whole")
 
 
+def test_an_unknown_best_metric_is_found_before_the_training(train, here):
+    with pytest.raises(InputError, match="unknown best_metric 'bbox/AP5O'; did you mean"):
+        train(best_metric="bbox/AP5O")
+    with pytest.raises(InputError, match="best_metric=val_loss is a validation loss, which needs val_loss=true"):
+        train(best_metric="val_loss")
+    assert not (here / "run").exists()
+
+
+def test_a_best_checkpoint_that_could_not_be_written_is_written_later(train, here, monkeypatch):
+    def save(path, content, keep=1):
+        if path.name == "best.pt" and content["iteration"] == 2:
+            raise CheckpointError(f"{path} cannot be written: No space left on device")
+        save_checkpoint(path, content, keep)
+
+    monkeypatch.setattr(trainer_module, "save_checkpoint", save)
+    train(eval_every=2, best_metric="val_loss", val_loss=True)
+    assert read_checkpoint(here / "run/best.pt")["iteration"] == 4
+
+
 def test_a_finished_run_is_evaluated_again(train, here):
     metrics = train(max_iters=3)
     assert train(max_iters=2, resume=True) == metrics
