@@ -89,6 +89,8 @@ class DetectionTask(Task):
         annotations = self._read_annotations(split)
         config = self.config
         transforms = None if config.transforms is None else build_transforms(config.transforms)
+        if transforms is not None and config.short_side is not None:
+            plain_console().print("training images get the transforms; short_side and long_side are for validation")
         options = {"masks": self.masks, "transforms": transforms, "copy_paste": config.copy_paste}
         dataset = self._dataset(annotations, training=True, short_side=config.short_side, **options)
         if dataset.num_empty:

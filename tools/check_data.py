@@ -8,8 +8,10 @@ ANNOTATIONS is a COCO file, or the path of another format (docs/own-data.md); IM
     format=coco|voc|yolo|cvat|lvis    none: recognised
     split=train|val                   for formats whose path holds several splits
     masks=true|false                  check segmentations; none: if the file has some
+    drop_bad_objects=true             accept unusable annotations, which training with this key leaves out
+    skip_unreadable=true              accept unreadable images, which training with this key leaves out
 
-The exit status is 0 if training can use the data as it is, and 2 if there are problems.
+The exit status is 0 if training can use the data as it is, or with these keys, and 2 if there are problems.
 """
 
 import functools
@@ -41,6 +43,8 @@ class Settings(BaseModel):
     format: Format | None = None
     split: Split = "train"
     masks: bool | None = None
+    drop_bad_objects: bool = False
+    skip_unreadable: bool = False
 
 
 def class_table(annotations: Annotations) -> Table:
@@ -63,9 +67,9 @@ def check_data(names: Sequence[str], values: dict[str, Any]) -> int:
     if not 1 <= len(names) <= 2:
         raise InputError(f"expected ANNOTATIONS and IMAGES, got {len(names)} names")
     image_dir = Path(names[1]) if len(names) == 2 else None
-    annotations = read_annotations(
-        Path(names[0]), image_dir, drop_bad_objects=True, skip_unreadable=True, **settings.model_dump()
-    )
+    options = settings.model_dump()
+    allowed = {key for key in ("drop_bad_objects", "skip_unreadable") if options.pop(key)}
+    annotations = read_annotations(Path(names[0]), image_dir, drop_bad_objects=True, skip_unreadable=True, **options)
     console = plain_console()
     images = annotations.images
     objects = len(annotations.content["annotations"])
@@ -80,7 +84,7 @@ def check_data(names: Sequence[str], values: dict[str, Any]) -> int:
         console.print(f"the same file {len(group)} times: {', '.join(shorten(path.name) for path in group[:10])}")
     for text, count in annotations.report.repairs.items():
         console.print(f"{text}: {count}")
-    annotations.report.raise_problems(allowed=set())
+    annotations.report.raise_problems(allowed)
     return 0
 
 

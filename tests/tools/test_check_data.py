@@ -38,6 +38,12 @@ def test_problems_are_named_and_fail(dataset, capsys):
     assert "3 images" in printed
 
 
+def test_a_key_that_training_takes_too_accepts_the_problem(dataset):
+    words = dataset(lambda content: content["annotations"][0].update(bbox=[1, 2, 0, 10]))
+    assert main([*words, "skip_unreadable=true"]) == 2
+    assert main([*words, "drop_bad_objects=true"]) == 0
+
+
 def test_repairs_are_counted_and_do_not_fail(dataset, capsys):
     assert main(dataset(lambda content: content["annotations"][0].pop("area"))) == 0
     assert "derived from mask or box: 1" in capsys.readouterr().out
