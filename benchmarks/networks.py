@@ -8,7 +8,6 @@ import torch
 from pydantic import BaseModel, PositiveInt
 from torch import Tensor, nn
 
-from ..engine.optimization import make_optimizer
 from ..layers.mask_ops import paste_masks
 from ..registry import build_backbone, build_detector
 from ..weights.torchvision_detectors import TORCHVISION_CONFIGS, convert_torchvision_detector
@@ -16,7 +15,7 @@ from .peers import BACKBONE_PEERS, freeze_stem_and_c2, reference_network, torchv
 
 OURS, FUSED = "detbackbones", "detbackbones, fuse_for_inference"
 NUM_CLASSES, NUM_OBJECTS = 80, 8  # objects per image
-SGD = dict(type="SGD", lr=0.0, momentum=0.9, weight_decay=1e-4)  # lr 0: weights and losses stay equal
+SGD = dict(lr=0.0, momentum=0.9, weight_decay=1e-4, fused=True)  # lr 0: weights and losses stay equal
 RunAndOutput = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
@@ -91,7 +90,7 @@ def run_inference(model: nn.Module, inputs: Any, settings: Settings) -> Any:
 
 def training(model: nn.Module, losses: Callable[[nn.Module], dict[str, Tensor]], settings: Settings) -> RunAndOutput:
     """Forward, backward and an optimizer step; compared are the losses and the norm of the gradient."""
-    optimizer = make_optimizer(SGD, model.train(), 1.0)
+    optimizer = torch.optim.SGD([p for p in model.train().parameters() if p.requires_grad], **SGD)
 
     def run() -> dict[str, Tensor]:
         with autocast(settings):

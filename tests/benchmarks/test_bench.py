@@ -36,7 +36,7 @@ def bench(tmp_path):
         ("features", [], {"torchvision", "timm", OURS, FUSED}, 1e-4),
         ("step", [], {"torchvision", "timm", OURS}, 1e-3),
         ("train", [], {"torchvision", OURS}, 0.05),  # float noise changes which proposals are sampled
-        ("infer", ["detector=faster_rcnn"], {"torchvision", OURS, FUSED}, 1e-3),
+        pytest.param("infer", ["detector=faster_rcnn"], {"torchvision", OURS, FUSED}, 1e-3, marks=pytest.mark.slow),
         pytest.param("infer", [], {"torchvision", OURS, FUSED}, 1e-3, marks=pytest.mark.slow),
     ],
 )
