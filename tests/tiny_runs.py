@@ -5,8 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from detbackbones.data.shapes import ShapesSpec, ensure_shapes
+from detbackbones.engine.checkpoint import read_checkpoint
 
 NARROW = {
     "model.neck.out_channels": 8,
@@ -18,6 +20,9 @@ NARROW = {
     "batch_size": 2,
     "workers": 0,
 }
+
+
+EXACT = {"optimizer.type": "SGD", "schedule.cosine": False, "log_every": 1}
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +64,11 @@ def read_log(folder: Path) -> list[dict]:
 def logged_losses(folder: Path) -> list[float]:
     """The training losses in a run's log."""
     return [entry["loss"] for entry in read_log(folder) if "loss" in entry]
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    """Compare the weights in the checkpoints of two runs bit for bit."""
+    weights, others = (read_checkpoint(path)["model"] for path in (folder, other))
+    assert weights.keys() == others.keys()
+    different = [key for key, value in weights.items() if not torch.equal(value, others[key])]
+    assert not different

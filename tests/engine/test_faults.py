@@ -5,17 +5,13 @@ import itertools
 import json
 import multiprocessing
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
-import psutil
 import pytest
 import torch
-from tiny_runs import NARROW, free_port, logged_losses, read_log, words
+from tiny_runs import EXACT, NARROW, assert_same_weights, logged_losses, read_log
 
 from detbackbones import InputError
 from detbackbones.engine import trainer as trainer_module
@@ -27,9 +23,6 @@ from detbackbones.engine.runs import run
 from detbackbones.engine.signals import STOP_SIGNALS, StopSignals
 from detbackbones.engine.training_step import TrainingStep
 from detbackbones.errors import Interrupted, RunError
-from detbackbones.tools import train_coco
-
-EXACT = {"optimizer.type": "SGD", "schedule.cosine": False, "log_every": 1}
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -58,13 +51,6 @@ def at_step(monkeypatch):
         monkeypatch.setattr(TrainingStep, "backward", backward)
 
     return at_step
-
-
-def assert_same_weights(folder, other):
-    weights, others = (read_checkpoint(path)["model"] for path in (folder, other))
-    assert weights.keys() == others.keys()
-    different = [key for key, value in weights.items() if not torch.equal(value, others[key])]
-    assert not different
 
 
 def logged_iterations(folder):
@@ -323,93 +309,3 @@ def test_a_missing_evaluation_is_made_up_for_when_the_run_is_resumed(train, here
             train(eval_every=2)
     train(eval_every=2, resume=True)
     assert [entry["iteration"] for entry in read_log(here / "run") if "lr" not in entry] == [2, 4]
-
-
-# Every combination of two of these settings is in one of the runs below.
-RUNS = {
-    "workers, accumulation": dict(workers=2, accumulate=2, batch_size=1),
-    "workers, jitter, skipped images": dict(workers=2, jitter=True, skipped=True),
-    "accumulation, jitter": dict(accumulate=2, jitter=True, batch_size=1),
-    "accumulation, skipped images": dict(accumulate=2, skipped=True, batch_size=1),
-    "processes, workers, average": dict(processes=2, workers=2, ema_decay=0.9),
-    "processes, accumulation": dict(processes=2, accumulate=2, batch_size=1),
-    "processes, jitter, skipped images": dict(processes=2, jitter=True, skipped=True),
-}
-
-
-@pytest.fixture
-def command(shapes, here):
-    """Return the command line of a run that takes a few seconds."""
-
-    def command(folder, processes=1, jitter=False, skipped=False, **overrides):
-        data = here / "data"
-        if not data.exists():
-            shutil.copytree(shapes, data)
-        if skipped:
-            overrides["skip_unreadable"] = True
-            for victim in sorted((data / "images").glob("train*"))[:3]:
-                victim.write_bytes(victim.read_bytes()[:500])
-        if jitter:
-            overrides["transforms"] = [{"type": "LargeScaleJitter", "size": (64, 64)}, {"type": "RandomHorizontalFlip"}]
-        settings = {"data_root": data, **NARROW, **EXACT, "work_dir": folder, "checkpoint_every": 1, **overrides}
-        program = [train_coco.__file__]
-        if processes > 1:
-            program = ["-m", "torch.distributed.run", f"--master-port={free_port()}", "--nproc-per-node=2", *program]
-        return [sys.executable, *program, *words(settings), "auto_resume=true"]
-
-    return command
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(command, here, name):
-    for folder, max_iters in (("whole", 6), ("parts", 3)):
-        subprocess.run(command(folder, max_iters=max_iters, **RUNS[name]), check=True, capture_output=True)
-    process = subprocess.Popen(command("parts", max_iters=6, **RUNS[name]), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("iteration 4/6"):
-            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-                child.kill()
-    process.wait()
-    subprocess.run(command("parts", max_iters=6, **RUNS[name]), check=True, capture_output=True)
-    assert_same_weights(here / "whole", here / "parts")
-    assert logged_losses(here / "whole") == logged_losses(here / "parts")
-
-
-@pytest.mark.slow
-def test_twenty_kills_in_one_run(command, here):
-    """At random moments: in the start, in steps, while a checkpoint is written, in an evaluation."""
-    moments, settings = random.Random(0), {"max_iters": 200, "eval_every": 10}
-    for number in range(20):
-        process = subprocess.Popen(command("run", **settings), stdout=subprocess.PIPE, text=True)
-        if number % 4:
-            while not process.stdout.readline().startswith("iteration"):
-                assert process.poll() is None
-        time.sleep(moments.uniform(0, 2))
-        assert process.poll() is None
-        process.kill()
-        process.wait()
-    subprocess.run(command("run", **settings), check=True, capture_output=True)
-    subprocess.run(command("whole", **settings), check=True, capture_output=True)
-    assert_same_weights(here / "run", here / "whole")
-    assert logged_losses(here / "run") == logged_losses(here / "whole")
-    assert not list((here / "run").glob("*.tmp"))
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow(train, at_step, shapes):
-    """Over 2,000 iterations, the slope of the resident memory is below 1 kB per iteration after the first 500."""
-    memory = []
-    original = TrainingStep.backward
-
-    def backward(step, batches, iteration, samples):
-        memory.append(psutil.Process().memory_info().rss)
-        return original(step, batches, iteration, samples)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingStep, "backward", backward)
-        train(max_iters=2000, batch_size=1, log_every=100)
-    later = torch.tensor(memory[500:], dtype=torch.float64)
-    steps = torch.arange(len(later), dtype=torch.float64)
-    slope = ((steps - steps.mean()) * (later - later.mean())).sum() / ((steps - steps.mean()) ** 2).sum()
-    assert abs(slope) < 1000
