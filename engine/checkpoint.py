@@ -116,7 +116,7 @@ def remove_leftovers(folder: Path) -> None:
     process that holds the lock of the folder may call this.
 
     Raises:
-        InputError: There is no checkpoint that can be used; then all of them are left as they are.
+        InputError: Every checkpoint is damaged; all of them are left as they are.
         CheckpointError: A file cannot be removed or renamed.
     """
     whole = find_checkpoint(folder)

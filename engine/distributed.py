@@ -105,15 +105,32 @@ def raise_shared(accelerator: Accelerator, error: InputError | RunError | None) 
     raise SharedError(first)
 
 
-def together(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
-    """Call a function on every process; if it raises an InputError or RunError on one, all end with that error."""
-    error: InputError | RunError | None = None
+def _same_error(error: Exception) -> InputError | RunError | None:
+    return error if isinstance(error, (InputError, RunError)) else None
+
+
+def together(
+    accelerator: Accelerator,
+    function: Callable[[], Result],
+    explain: Callable[[Exception], InputError | RunError | None] = _same_error,
+) -> Result:
+    """Call a function on every process; if it fails on one, all end with that error.
+
+    Args:
+        accelerator: the connection to the other processes.
+        function: what is called.
+        explain: turns an exception into the error that all processes raise; None for an exception that this process
+            alone raises, because it is a fault of the program. Default: InputError and RunError are shared.
+    """
+    error = result = None
     try:
         result = function()
-    except (InputError, RunError) as caught:
-        error = caught
+    except Exception as caught:
+        error = explain(caught)
+        if error is None:
+            raise
     raise_shared(accelerator, error)
-    return result
+    return cast(Result, result)
 
 
 class LostProcess(RunError):
@@ -171,7 +188,7 @@ def sum_over_processes(accelerator: Accelerator, values: Mapping[str, Tensor]) -
 
 def share_buffers(model: nn.Module) -> None:
     """Give every process the buffers of the main process, such as running statistics, which each keeps for itself."""
-    broadcast([buffer for buffer in model.buffers()])
+    broadcast(list(model.buffers()))
 
 
 def is_lost_process(error: BaseException) -> bool:

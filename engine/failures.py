@@ -1,14 +1,14 @@
 """Say in one line why a training step failed, for failures of the machine rather than of the program."""
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from ..errors import InputError, RunError, shorten
 from .config import TrainConfig
-from .distributed import LostProcess, is_lost_process, raise_shared
+from .distributed import LostProcess, is_lost_process, together
 
 NO_MEMORY = (
     *("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory"),
@@ -43,12 +43,4 @@ def explain_failure(error: Exception, config: TrainConfig) -> InputError | RunEr
 
 def attempt(accelerator: Accelerator, config: TrainConfig, function: Callable[[], Result]) -> Result:
     """Call a function on every process; if it fails on one for a reason that is explained, all end with its error."""
-    error = result = None
-    try:
-        result = function()
-    except Exception as caught:
-        error = explain_failure(caught, config)
-        if error is None:
-            raise
-    raise_shared(accelerator, error)
-    return cast(Result, result)
+    return together(accelerator, function, lambda error: explain_failure(error, config))

@@ -146,7 +146,7 @@ class BestMetric:
         """Take in the metrics of an evaluation; return whether it is the best so far. NaN never is.
 
         Raises:
-            InputError: There is no metric of that name.
+            InputError: The evaluation does not have a metric of that name.
         """
         check_known("best_metric", metrics, self.name)
         is_better = self.sign * metrics[self.name] > self.sign * self.value

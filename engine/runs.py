@@ -81,7 +81,7 @@ def train(config: TrainConfig, name: str, console: Console, accelerator: Acceler
         together(accelerator, lambda: check_best_metric(config, task.metric_names(validation)))
         model = main_process_first(accelerator, lambda: _initial_model(task, training, state, console))
         if accelerator.num_processes > 1:
-            check_sync_norms(model, accelerator.device)
+            together(accelerator, lambda: check_sync_norms(model, accelerator.device))
         trainer = together(accelerator, lambda: Trainer(task, model, training, validation, console, accelerator, state))
         folder = place.path if place.resume else from_main_process(accelerator, create_folder)
 
