@@ -4,7 +4,7 @@ Type, default, bounds and meaning of a key stand at the key. A task adds keys of
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -177,6 +177,15 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write a config file that `load_config` reads, without the keys that hold for one invocation only."""
     Config(config.model_dump()).dump(path)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of every entry that is not a dict with entries of its own."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _read_file(path: Path) -> dict[str, Any]:

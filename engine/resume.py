@@ -1,7 +1,7 @@
 """Continue a run: what its checkpoint must have, which config keys may have changed, and the log."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ..errors import InputError, shorten
 from .checkpoint import read_checkpoint, replace_file
-from .config import TrainConfig
+from .config import TrainConfig, flatten
 
 RESUMABLE: dict[str, type] = {
     "optimizer": Mapping,
@@ -38,11 +38,6 @@ def resumable_state(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def resume_line(iteration: int, max_iters: int, samples: int) -> str:
-    """Return the line that tells where a run goes on."""
-    return f"resuming at iteration {iteration} of {max_iters} (sample {samples})"
-
-
 def compare_configs(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
     """Return a line for each config key whose value differs from that in the checkpoint of the run to resume.
 
@@ -53,13 +48,8 @@ def compare_configs(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
     Raises:
         InputError: Keys differ on which the model or the state of the optimizer depends.
     """
-    defaults = {
-        name: value.model_dump() if isinstance(value, BaseModel) else value
-        for name, field in type(config).model_fields.items()
-        if not field.is_required() and not field.exclude
-        for value in [field.get_default(call_default_factory=True)]
-    }
-    old, new = dict(_flat(defaults)) | dict(_flat(saved)), dict(_flat(config.model_dump()))
+    old = _comparable(_defaults(type(config))) | _comparable(saved)
+    new = _comparable(config.model_dump())
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     lines, refused = [], []
     for key in differing:
@@ -79,13 +69,19 @@ def compare_configs(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
     return lines
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values; tuples as lists, because a config file may have either."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _as_lists(value)
+def _defaults(config_class: type[TrainConfig]) -> dict[str, Any]:
+    """Return the defaults of keys that a config saved by an older version may not have."""
+    defaults = {}
+    for name, field in config_class.model_fields.items():
+        if not field.is_required() and not field.exclude:
+            value = field.get_default(call_default_factory=True)
+            defaults[name] = value.model_dump() if isinstance(value, BaseModel) else value
+    return defaults
+
+
+def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted key; tuples as lists, because a config file may have either."""
+    return {key: _as_lists(value) for key, value in flatten(values)}
 
 
 def _as_lists(value: Any) -> Any:

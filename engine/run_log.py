@@ -190,18 +190,15 @@ def append_line(folder: Path, line: str) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the entries of a run's log, without damaged lines and without those that a resumed run repeated."""
+    """Return the entries of a run's log, without damaged lines."""
     entries: list[dict[str, Any]] = []
     for line in (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             continue
-        if not isinstance(entry, dict) or not isinstance(entry.get("iteration"), int):
-            continue
-        if entries and entry["iteration"] < entries[-1]["iteration"]:
-            entries = [earlier for earlier in entries if earlier["iteration"] < entry["iteration"]]
-        entries.append(entry)
+        if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
+            entries.append(entry)
     return entries
 
 

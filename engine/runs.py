@@ -23,7 +23,7 @@ from .distributed import from_main_process, main_process_first, make_accelerator
 from .evaluate import Evaluation, progress_bars
 from .numerics import check_precision, enable_determinism
 from .optimization import check_best_metric
-from .resume import compare_configs, continue_log, resumable_state, resume_line
+from .resume import compare_configs, continue_log, resumable_state
 from .run_folder import create_work_dir, resolve_work_dir
 from .run_lock import RunLock
 from .signals import StopSignals
@@ -98,7 +98,8 @@ def train(config: TrainConfig, name: str, console: Console, accelerator: Acceler
         if description is not None:
             console.print(description)
         if state is not None:
-            console.print(Text(resume_line(trainer.iteration, config.max_iters, trainer.samples)))
+            where = f"iteration {trainer.iteration} of {config.max_iters} (sample {trainer.samples})"
+            console.print(Text(f"resuming at {where}"))
             for line in changes:
                 console.print(Text(line))
         metrics = trainer.fit(folder) if lock is None else trainer.fit(folder, lock.check)

@@ -12,7 +12,7 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 from PIL import Image
 
 from ..errors import InputError, check_known, shorten
-from .config import TrainConfig
+from .config import TrainConfig, flatten
 
 RUN_NAME = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
 ONE_PICTURE = ("aim", "clearml")  # their trackers take an array H x W x 3 in place of a list of them
@@ -56,7 +56,7 @@ def start_trackers(accelerator: Accelerator, config: TrainConfig, folder: Path, 
     accelerator.project_configuration.logging_dir = str(folder)
     run_names = {tracker: {argument: folder.name} for tracker, argument in RUN_NAME.items()}
     try:
-        accelerator.init_trackers(name, _flatten(config.model_dump()), run_names)
+        accelerator.init_trackers(name, _plain(config.model_dump()), run_names)
     except Exception as error:  # each library has exceptions of its own
         names = ", ".join(map(str, accelerator.log_with))
         reason = shorten(f"{type(error).__name__}: {error}", 200)
@@ -109,13 +109,9 @@ class Trackers:
                 self.warn(f"tracker {tracker.name} does not get the rest of the log: {reason}")
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Return the config as one level of dotted keys, as trackers take it; hostile keys become plain."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in values.items():
-        name = re.sub(r"[^\w.-]", "_", f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{name}.")
-        else:
-            flat[name] = value if isinstance(value, (bool, int, float, str)) else shorten(value, 500)
-    return flat
+def _plain(values: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """Return the config as one level of dotted keys, as trackers take it; other characters become "_"."""
+    return {
+        re.sub(r"[^\w.-]", "_", key): value if isinstance(value, (bool, int, float, str)) else shorten(value, 500)
+        for key, value in flatten(values)
+    }

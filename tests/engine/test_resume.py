@@ -7,7 +7,7 @@ import torch
 from helpers import input_error
 
 from detbackbones.engine.config import TrainConfig
-from detbackbones.engine.resume import compare_configs, continue_log, resumable_state, resume_line
+from detbackbones.engine.resume import compare_configs, continue_log, resumable_state
 
 STATE = {
     "model": {},
@@ -43,10 +43,6 @@ def test_a_checkpoint_without_what_resuming_needs(tmp_path, key, value):
     torch.save(STATE | {key: value}, tmp_path / "last.pt")
     with input_error("cannot be resumed", f"missing: {key}", "init_from="):
         resumable_state(tmp_path)
-
-
-def test_the_line_that_tells_where_a_run_goes_on():
-    assert resume_line(1200, 90000, 19200) == "resuming at iteration 1200 of 90000 (sample 19200)"
 
 
 @pytest.mark.parametrize(

@@ -129,12 +129,6 @@ def test_damaged_and_foreign_lines_are_not_read(start, tmp_path):
     assert read_log(tmp_path) == [good]
 
 
-def test_of_repeated_iterations_the_last_lines_are_read(tmp_path):
-    entries = [{"iteration": i, "n": n} for n, i in enumerate([1, 20, 40, 40, 20, 40])]
-    (tmp_path / LOG_FILE).write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
-    assert [(entry["iteration"], entry["n"]) for entry in read_log(tmp_path)] == [(1, 0), (20, 4), (40, 5)]
-
-
 # --- faults
 
 

@@ -8,9 +8,8 @@ import torch
 from tiny_runs import NARROW, logged_losses, read_log
 
 from detbackbones import InputError, build_detector
-from detbackbones.engine.config import DEFAULT_CONFIG, Schedule, load_config
+from detbackbones.engine.config import DEFAULT_CONFIG, load_config
 from detbackbones.engine.evaluate import Evaluation
-from detbackbones.engine.optimization import learning_rate_factor
 from detbackbones.engine.runs import run
 from detbackbones.engine.task import build_task
 from detbackbones.errors import RunError
@@ -133,11 +132,3 @@ def test_validation_losses_are_those_of_the_model(kind, num_losses, shapes, here
     with torch.no_grad():
         losses = [sum(task.losses(model, [dataset[index, 0]]).values()).item() for index in range(len(dataset))]
     assert entry["val_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
-
-
-def test_the_learning_rate_of_the_1x_schedule():
-    schedule = Schedule(warmup_iters=1000, warmup_factor=0.001, steps=(60_000, 80_000), gamma=0.1)
-    factors = [learning_rate_factor(schedule, i, 90_000) for i in (0, 500, 1000, 59_999, 60_000, 80_000)]
-    assert factors == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.01])
-    cosine = Schedule(warmup_iters=10, cosine=True)
-    assert [learning_rate_factor(cosine, i, 110) for i in (10, 60, 110)] == pytest.approx([1, 0.5, 0])
