@@ -270,10 +270,11 @@ def _check_arguments(
     width_per_group: int,
 ) -> None:
     """Raise InputError for arguments that this network cannot honour."""
-    if not layout.bottleneck and (groups != 1 or width_per_group != 64 or layout.stride_in_1x1):
-        raise InputError(
-            "groups, width_per_group and stride_in_1x1 need Bottleneck blocks; ResNet-18 and 34 have BasicBlocks"
-        )
+    defaults = {"groups": (groups, 1), "width_per_group": (width_per_group, 64)}
+    defaults["stride_in_1x1"] = (layout.stride_in_1x1, False)
+    changed = [f"{name}={value}" for name, (value, default) in defaults.items() if value != default]
+    if changed and not layout.bottleneck:
+        raise InputError(f"{', '.join(changed)}: only Bottleneck blocks have this; ResNet-18 and 34 have BasicBlocks")
     deepest, num_blocks = layout.stage_names[-1], layout.layers[-1]
     if multi_grid is not None and len(multi_grid) != num_blocks:
         raise InputError(

@@ -52,7 +52,8 @@ def save_confusion_matrices(path: Path, panels: Sequence[tuple[str, np.ndarray, 
     """
     shown = [_largest_classes(matrix) for _, matrix, _ in panels]
     side = 0.16 * max(map(len, shown)) + 2.8  # inches
-    figure = Figure(figsize=(side * len(panels), side), dpi=130, layout="constrained")
+    # constrained layout leaves too little room above panels whose squares decide their height
+    figure = Figure(figsize=(side * len(panels), side + 0.4), dpi=130, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False).flat
     for axis, classes, (title, matrix, names) in zip(axes, shown, panels):
         labels = [shorten(name, NAME_LENGTH) for name in [*names, BACKGROUND]]
@@ -68,7 +69,7 @@ def save_confusion_matrices(path: Path, panels: Sequence[tuple[str, np.ndarray, 
         rest = "" if len(classes) == len(matrix) else f", the {len(classes) - 1} classes with most objects"
         axis.set_title(f"{title}{rest}", fontsize=FONT_SIZE)
         axis.set_xlabel("detection", fontsize=FONT_SIZE)
-        axis.set_ylabel("object", fontsize=FONT_SIZE)
+        axis.set_ylabel("object (colour: share of its row)", fontsize=FONT_SIZE)
     save_figure(figure, path)
 
 

@@ -34,7 +34,8 @@ def save_grid(path: Path, samples: Sequence[tuple[Tensor, dict, dict]], names: S
         keep = predicted["scores"] >= MIN_SCORE
         confident = {key: value[keep] for key, value in predicted.items()}
         _draw_objects(left, image, truth, names, f"image {shorten(truth['image_id'], NAME_LENGTH)}: ground truth")
-        _draw_objects(right, image, confident, names, f"predicted (score >= {MIN_SCORE})")
+        found = "predicted" if keep.any() else "nothing predicted"
+        _draw_objects(right, image, confident, names, f"{found} (score >= {MIN_SCORE})")
     save_figure(figure, path)
 
 
