@@ -47,10 +47,9 @@ def test_the_package_alone_does_not_import_torch():
     assert python("import sys, detbackbones; print('torch' in sys.modules)").strip() == "False"
 
 
-@pytest.mark.parametrize("module", ["cv2", "mmengine.runner"])
-def test_the_training_program_does_not_import(module):
-    code = f"import sys, detbackbones.tools.train_coco; print({module!r} in sys.modules)"
-    assert python(code).strip() == "False"
+def test_the_training_program_does_not_import_slow_packages():
+    code = "import sys, detbackbones.tools.train_coco; print({'cv2', 'mmengine.runner'} & set(sys.modules))"
+    assert python(code).strip() == "set()"
 
 
 def test_the_readmes_python_code_runs(tmp_path):

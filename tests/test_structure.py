@@ -116,8 +116,6 @@ def python(code: str, cwd: Path | None = None) -> str:
     [
         ("backbones.stage_plan", "torch"),
         ("data.annotations", "mmengine"),
-        ("tools.verify_dilation", "detbackbones.engine"),
-        ("tools.describe", "detbackbones.engine"),
     ],
 )
 def test_a_light_module_does_not_import(module, absent):

@@ -234,8 +234,7 @@ def test_a_disk_that_is_really_full(small_disk):
     values = torch.zeros(4096)  # 16 KiB
     for iteration in (1, 2):
         save_checkpoint(small_disk / "last.pt", CONTENT | {"iteration": iteration, "values": values}, keep=2)
-    full = rf"^{small_disk / 'last.pt'} cannot be written: No space left on device$"
-    with pytest.raises(CheckpointError, match=full):
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be written: No space left on device$"):
         save_checkpoint(small_disk / "last.pt", CONTENT | {"iteration": 3, "values": values.repeat(3)}, keep=2)
     with pytest.raises(CheckpointError, match="No space left on device"):
         save_weights(small_disk / "model.safetensors", {"values": values.repeat(4)}, {}, {})
