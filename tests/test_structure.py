@@ -20,7 +20,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # A module imports modules of higher layers only. Folders of one layer do not import each other.
 LAYERS = [
-    {"tools"},
+    {"tools", "integrations"},
     {"engine"},
     {"detectors", "data", "evaluation", "visualization"},
     {"necks"},
