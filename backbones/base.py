@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError, check_known
 from ..layers import fuse
+from ..registry import BACKBONES, accepts, lookup
 from ..specs import FeatureSpec
-from ..weights.sources import read_metadata
+from ..weights.cards import WeightCard
+from ..weights.saved_models import PretrainedModel
 from .preprocess import Preprocess
 
 
@@ -20,7 +22,7 @@ def check_levels(argument: str, known: Sequence[str], names: Sequence[str]) -> N
         raise InputError(f"{argument} is empty; name at least one level")
 
 
-class Backbone(nn.Module):
+class Backbone(PretrainedModel, pipeline_tag="image-feature-extraction"):
     """Base class of all backbones.
 
     A subclass sets `feature_specs` in its constructor and defines `forward_features`. With that it works in `describe`,
@@ -37,8 +39,14 @@ class Backbone(nn.Module):
             equal (the a-trous identity).
         undilated_kwargs: constructor arguments that build the network without dilation, for `verify_dilation`.
         frozen_count: number of parts fixed by `freeze`.
+        resolved_arguments: constructor arguments that were not given, as the constructor has chosen them, if another
+            choice would be possible for other weights.
+        metadata: what is known about the weights, see PretrainedModel.
+        weight_card: what the pretrained weights mean; None without weights, or if it is not known.
     """
 
+    config_key = "backbone"
+    registry = BACKBONES
     feature_specs: tuple[FeatureSpec, ...]
     fuse_for_inference = fuse.fuse_for_inference
 
@@ -47,7 +55,10 @@ class Backbone(nn.Module):
         self.preprocess = Preprocess.for_channels(in_channels)
         self.inexact_reasons: tuple[str, ...] = ()
         self.undilated_kwargs: dict[str, Any] = {}
+        self.resolved_arguments: dict[str, Any] = {}
+        self.metadata = {}
         self.frozen_count = 0
+        self.weight_card: WeightCard | None = None
 
     @property
     def stage_specs(self) -> tuple[FeatureSpec, ...]:
@@ -104,12 +115,34 @@ class Backbone(nn.Module):
             )
         return images.contiguous(memory_format=torch.channels_last)
 
-    def _take_statistics(self, weights: str) -> None:
-        """Normalise images as the run did that `weights` come from, if it had a mean and std of its own."""
-        metadata = read_metadata(weights)
+    def take_statistics(self, metadata: Mapping[str, Any]) -> None:
+        """Normalise images with the mean and std in the metadata of weights, if they are there."""
         mean, std = metadata.get("image_mean"), metadata.get("image_std")
         if mean and std and len(mean) == len(std) == self.preprocess.channels:
             self.preprocess = Preprocess(mean, std)
+
+    def resolved_config(self) -> dict[str, Any]:
+        config = super().resolved_config()
+        factory = lookup(BACKBONES, config["type"])
+        chosen = {name: value for name, value in self.resolved_arguments.items() if value is not None}
+        if self.frozen_count > config.get("freeze", 0):
+            chosen["freeze"] = self.frozen_count
+        return config | {name: value for name, value in chosen.items() if accepts(factory, name)}
+
+    def resolved_metadata(self) -> dict[str, Any]:
+        metadata = super().resolved_metadata()
+        if self.weight_card is not None:
+            metadata["weight_card"] = self.weight_card.without_folder().to_dict()
+        if type(self.preprocess) is Preprocess:
+            metadata["image_mean"] = self.preprocess.mean.flatten().tolist()
+            metadata["image_std"] = self.preprocess.std.flatten().tolist()
+        return metadata
+
+    def adopt_metadata(self, metadata: Mapping[str, Any]) -> None:
+        super().adopt_metadata(metadata)
+        if "weight_card" in metadata:
+            self.weight_card = WeightCard.from_dict(metadata["weight_card"])
+        self.take_statistics(metadata)
 
     def freeze(self, count: int) -> "Backbone":
         """Fix the parameters and norm statistics of the first parts; `.train()` does not release them.

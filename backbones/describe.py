@@ -56,6 +56,7 @@ class Description:
         parameters, gflops: of the whole backbone.
         input_size: height and width that `gflops` is for, with batch size 1.
         inexact_reasons: why dilated features differ from undilated ones; empty if they are equal.
+        weights: what is known of the pretrained weights, see `WeightCard.summary`; "" without weights.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Description:
     input_size: tuple[int, int]
     size_divisor: int
     inexact_reasons: tuple[str, ...]
+    weights: str = ""
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -78,6 +80,8 @@ class Description:
             f"sides that are multiples of {self.size_divisor} give exactly these strides; "
             f"a-trous identity: {self._identity()}",
         ]
+        if self.weights:
+            lines.append(f"weights {self.weights}")
         if not all(level.returned for level in self.levels):
             lines.insert(2, "* built, not returned")
         return "\n".join(lines)
@@ -171,6 +175,7 @@ def describe(
         input_size=(input_size[0], input_size[1]),
         size_divisor=model.size_divisor,
         inexact_reasons=model.inexact_reasons,
+        weights=model.weight_card.summary() if model.weight_card else "",
     )
 
 

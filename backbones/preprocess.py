@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from ..errors import InputError
+from ..weights.cards import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Preprocess(nn.Module):
@@ -22,17 +22,30 @@ class Preprocess(nn.Module):
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def for_channels(
-        cls, channels: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+        cls, channels: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> "Preprocess":
         """Create a Preprocess for any number of image channels.
 
-        For one channel, `mean` and `std` are averaged over RGB; otherwise they repeat (four channels: R, G, B, R).
+        Args:
+            channels: number of image channels.
+            mean, std: one value per channel, or those of RGB; ImageNet's if both are None. For one channel, the values
+                of RGB are averaged; otherwise they repeat (four channels: R, G, B, R).
+
+        Raises:
+            InputError: one of them is missing, or they have another number of values.
         """
+        if mean is None and std is None:
+            mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if mean is None or std is None or len(mean) != len(std) or len(mean) not in (3, channels):
+            found = " and ".join("none" if values is None else str(len(values)) for values in (mean, std))
+            raise InputError(f"mean and std need one value per channel ({channels}) or three, got {found}")
+        if len(mean) == channels:
+            return cls(mean, std)
         if channels == 1:
             return cls([sum(mean) / len(mean)], [sum(std) / len(std)])
         return cls(*([values[i % len(values)] for i in range(channels)] for values in (mean, std)))

@@ -4,7 +4,8 @@ State-dict keys are torchvision's. A stage is the blocks that compute one level 
 stem before its pool. `freeze` counts parts: the stem, then the stages.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,13 +17,17 @@ from ..layers.fold import conv_norm
 from ..layers.norm import Norm, resolve_norm
 from ..layers.winograd_conv import convert_to_winograd_
 from ..specs import FeatureSpec
+from ..weights.architectures import check_architecture, read_architecture
+from ..weights.backbone_weights import BackboneWeights
 from ..weights.loading import adapt_first_conv, load_state
-from ..weights.sources import read_weights
 from .base import Backbone, check_levels
 from .blocks import BasicBlock, Bottleneck, Shortcut, Stage
+from .preprocess import Preprocess
+from .resnet_arguments import check_arguments
 from .shortcuts import ConvShortcut, PadShortcut, PoolShortcut
 from .stage_plan import STAGE_KEYS, STEM_STRIDES, Layout, check_convention, dilated_stages, plan_stages
 from .stem import DeepStem, stem_conv
+from .weight_settings import read_settings, settle_convention
 
 
 class ResNet(Backbone):
@@ -32,20 +37,26 @@ class ResNet(Backbone):
         block: BasicBlock or Bottleneck.
         layers: number of blocks per stage.
         planes: width per stage before the block's expansion.
-        weights: None, `torchvision:<name>`, the path of a state dict with torchvision's keys, or a run of ours.
+        weights: None, a named source such as `torchvision:IMAGENET1K_V2`, `timm:a1_in1k`, `detectron2:MSRA/R-50`,
+            `openmmlab:detectron2/resnet50_caffe`, `hf:microsoft/resnet-50`, or the path of a file of these libraries or
+            of a run of ours. Their card settles `stride_in_1x1`, `dilation_convention`, `norm_eps`, `mean` and `std`.
         out_features: levels to return, of c1 to c5 (default: every stage); stages after the deepest one are not built.
         output_stride: 8, 16 or 32 (default); dilation replaces strides from the deepest stage upwards.
         replace_stride_with_dilation: the same for c3, c4 and c5 one by one; not together with `output_stride`.
-        dilation_convention: "exact", or "torchvision", "detectron2", "mmdet" for weights trained with that library.
+        dilation_convention: "exact" (default without weights), or "torchvision", "detectron2", "mmdet" for weights
+            trained with that library.
         norm: "frozen", "batch", "batch_eval", "sync", "group", or a callable channels -> layer. Default: frozen with
             weights, batch without.
         norm_layer: torchvision's name of a callable `norm`.
-        norm_eps: epsilon of a norm given by name; default: 1e-5 (0 in torchvision's COCO_V1 detectors).
+        norm_eps: epsilon of a norm given by name; default without weights: 1e-5.
         freeze: number of parts from the input that stay fixed: 0 none, 1 stem, 2 stem and c2, ... 5 all.
         in_channels: number of image channels; pretrained weights for three are adapted.
+        channel_order: "RGB" or "BGR", what weights of unknown origin expect; the backbone always takes RGB.
+        mean, std: of RGB images in [0, 1], for `preprocess`; default without weights: ImageNet's.
         stem: "conv7" (7x7, stride 2), "deep" (three 3x3) or "cifar" (3x3 at stride 1 without pool).
         avg_down: average-pool before the shortcut's convolution (ResNet-D).
-        stride_in_1x1: the first 1x1 of a Bottleneck carries the stride (the original paper and Caffe).
+        stride_in_1x1: the first 1x1 of a Bottleneck carries the stride (the original paper and Caffe); default without
+            weights: False.
         pad_shortcut: shortcuts without parameters (option A of the paper).
         groups, width_per_group: cardinality and base width of ResNeXt.
         zero_init_residual: start every residual branch at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
@@ -57,7 +68,7 @@ class ResNet(Backbone):
         load_weights: False builds for `weights` without reading them, because a checkpoint follows.
 
     Raises:
-        InputError: arguments contradict each other, or the weights do not fit.
+        InputError: arguments contradict each other or the weights, or the weights do not fit.
     """
 
     def __init__(
@@ -70,15 +81,18 @@ class ResNet(Backbone):
         out_features: Sequence[str] | None = None,
         output_stride: int | None = None,
         replace_stride_with_dilation: Sequence[bool] | None = None,
-        dilation_convention: str = "exact",
+        dilation_convention: str | None = None,
         norm: str | Norm | None = None,
         norm_layer: Norm | None = None,
         norm_eps: float | None = None,
         freeze: int = 0,
         in_channels: int = 3,
+        channel_order: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         stem: str = "conv7",
         avg_down: bool = False,
-        stride_in_1x1: bool = False,
+        stride_in_1x1: bool | None = None,
         pad_shortcut: bool = False,
         groups: int = 1,
         width_per_group: int = 64,
@@ -91,16 +105,24 @@ class ResNet(Backbone):
         load_weights: bool = True,
     ):
         super().__init__(in_channels)
+        if norm is not None and norm_layer is not None:
+            raise InputError("give norm or norm_layer (torchvision's name of a callable norm), not both")
+        norm = norm if norm_layer is None else norm_layer
+        given: dict[str, Any] = dict(channel_order=channel_order, mean=mean, std=std, stride_in_1x1=stride_in_1x1)
+        given |= dict(dilation_convention=dilation_convention, norm_eps=norm_eps)
+        settings = read_settings(weights, architecture, given, load_weights)
+        self.weight_card = settings.card
+        stride_in_1x1 = bool(settings.arguments["stride_in_1x1"])
+        norm_eps = norm_eps if callable(norm) else settings.arguments["norm_eps"]
         layout = Layout(tuple(layers), tuple(planes), issubclass(block, Bottleneck), stem, stride_in_1x1, avg_down)
         out_features = layout.stage_names if out_features is None else tuple(out_features)
         check_levels("out_features", ("c1", *layout.stage_names), out_features)
         num_stages = max(("c1", *layout.stage_names).index(name) for name in out_features)
         check_known("level in deform_stages:", layout.stage_names[:num_stages], *deform_stages)
         check_known("level in checkpoint_stages:", layout.stage_names[:num_stages], *checkpoint_stages)
-        _check_arguments(layout, out_features, multi_grid, num_classes, groups, width_per_group)
-        if norm is not None and norm_layer is not None:
-            raise InputError("give norm or norm_layer (torchvision's name of a callable norm), not both")
-        make_norm = resolve_norm(norm if norm_layer is None else norm_layer, weights, freeze, norm_eps)
+        check_arguments(layout, out_features, multi_grid, num_classes, groups, width_per_group)
+        norm = norm or ("frozen" if weights else "batch")
+        make_norm = resolve_norm(norm, weights or not load_weights, freeze, norm_eps)  # a checkpoint may follow
         if pad_shortcut and avg_down:
             raise InputError("pad_shortcut and avg_down contradict each other")
         shortcut: Shortcut = PadShortcut if pad_shortcut else PoolShortcut if avg_down else ConvShortcut
@@ -108,6 +130,7 @@ class ResNet(Backbone):
         block_options: dict[str, Any] = options if layout.bottleneck else {}
 
         dilated = dilated_stages(layout, output_stride, replace_stride_with_dilation)
+        dilation_convention = settle_convention(dilation_convention, settings, layout, dilated, num_stages, weights)
         check_convention(layout, dilation_convention, dilated)
         plans = plan_stages(layout, dilated, dilation_convention, multi_grid)[:num_stages]
         exact_plans = plan_stages(layout, dilated, "exact", multi_grid)[:num_stages]
@@ -140,20 +163,24 @@ class ResNet(Backbone):
         if num_classes is not None:
             self.fc = nn.Linear(channels, num_classes)
 
+        self.preprocess = Preprocess.for_channels(in_channels, settings.arguments["mean"], settings.arguments["std"])
         self._out_features = frozenset(out_features)
         self.inexact_reasons = self._find_inexact_reasons(plans != exact_plans, dilation_convention, multi_grid)
+        self.resolved_arguments = {"norm": norm, "norm_eps": norm_eps, "stride_in_1x1": stride_in_1x1}
+        self.resolved_arguments |= {"dilation_convention": dilation_convention}
         self.undilated_kwargs = {
             "output_stride": None,
             "replace_stride_with_dilation": (False,) * len(dilated),
             "multi_grid": None,
+            "stride_in_1x1": stride_in_1x1,
+            "norm_eps": norm_eps,
         }
         self._initialise(zero_init_residual)
         self.to(memory_format=torch.channels_last)
         convert_to_winograd_(self)
         self.freeze(freeze)
-        if weights and load_weights:
-            self._load(read_weights(weights, architecture), in_channels, weights)
-            self._take_statistics(weights)
+        if settings.weights is not None:
+            self._load(settings.weights, in_channels, str(weights))
 
     def _find_inexact_reasons(
         self, other_dilations: bool, convention: str, multi_grid: Sequence[int] | None
@@ -177,12 +204,19 @@ class ResNet(Backbone):
                 last_norm = module.get_submodule(module.conv_norm_pairs[-1][1])
                 nn.init.zeros_(last_norm.weight)  # type: ignore[arg-type]
 
-    def _load(self, state: Mapping[str, Tensor], in_channels: int, source: str) -> None:
-        """Load a state dict without stages that are not built and without a classifier that does not fit."""
+    def _load(self, weights: BackboneWeights, in_channels: int, source: str) -> None:
+        """Load weights without stages that are not built and without a classifier that does not fit."""
+        state = weights.state
+        if weights.architecture is not None:
+            check_architecture(weights.architecture, read_architecture(self.state_dict()), source)
         first_key = "conv1.0.weight" if isinstance(self.conv1, DeepStem) else "conv1.weight"
         drop = [f"{key}." for key in STAGE_KEYS.values() if key not in self._modules]
         may_be_missing = [".conv_offset."]
-        if "fc" not in self._modules or state.get("fc.weight", self.fc.weight).shape != self.fc.weight.shape:
+        if "fc" not in self._modules:
+            drop.append("fc.")
+        elif "fc.weight" not in state or state["fc.weight"].shape != self.fc.weight.shape:
+            found = f"{len(state['fc.weight'])} classes" if "fc.weight" in state else "no classifier"
+            warnings.warn(f"weights {source} have {found}; the one of {len(self.fc.weight)} starts anew", stacklevel=4)
             drop.append("fc.")
             may_be_missing.append("fc.")
         state = adapt_first_conv(state, first_key, in_channels)
@@ -259,26 +293,3 @@ class ResNet(Backbone):
         self.frozen_count = min(self.frozen_count, len(self.stages))  # the stem and the stages that remain
         delattr(self, STAGE_KEYS[name])
         return stage
-
-
-def _check_arguments(
-    layout: Layout,
-    out_features: Sequence[str],
-    multi_grid: Sequence[int] | None,
-    num_classes: int | None,
-    groups: int,
-    width_per_group: int,
-) -> None:
-    """Raise InputError for arguments that this network cannot honour."""
-    defaults = {"groups": (groups, 1), "width_per_group": (width_per_group, 64)}
-    defaults["stride_in_1x1"] = (layout.stride_in_1x1, False)
-    changed = [f"{name}={value}" for name, (value, default) in defaults.items() if value != default]
-    if changed and not layout.bottleneck:
-        raise InputError(f"{', '.join(changed)}: only Bottleneck blocks have this; ResNet-18 and 34 have BasicBlocks")
-    deepest, num_blocks = layout.stage_names[-1], layout.layers[-1]
-    if multi_grid is not None and len(multi_grid) != num_blocks:
-        raise InputError(
-            f"multi_grid must have {num_blocks} factors, one per block of {deepest}, got {len(multi_grid)}"
-        )
-    if (num_classes is not None or multi_grid is not None) and deepest not in out_features:
-        raise InputError(f"num_classes and multi_grid need {deepest} in out_features, got {tuple(out_features)}")

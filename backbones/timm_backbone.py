@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, check_known
+from ..errors import InputError, check_known, shorten
 from ..layers.norm import BATCH_NORMS, resolve_norm
 from ..registry import BACKBONES
 from ..specs import FeatureSpec
 from ..weights.loading import load_state
-from ..weights.sources import first_line, read_backbone_file
+from ..weights.named_sources import find_named, timm_card
+from ..weights.sources import first_line, read_metadata, read_network_file
 from .base import Backbone, check_levels
 from .preprocess import Preprocess
 from .verify import TOLERANCE, randomise_norms, sampled_error
@@ -47,11 +48,17 @@ def create_network(
     """
     import timm
 
+    if "." in model and model.partition(".")[0] in timm.list_models():
+        network, _, model_tag = model.partition(".")
+        raise InputError(
+            f"timm model {model!r} has a tag of weights in its name; give {network} weights='timm:{model_tag}'"
+        )
     check_known("timm model", timm.list_models(), model)
     name = model
     loading: dict[str, Any] = {}
     kind, _, tag = (weights or "").partition(":")
     if kind == "timm":
+        tag = tag.removeprefix(f"{model}.")
         known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
         check_known(f"timm weights of {model}:", known, tag)
         name, loading = f"{model}.{tag}", {"pretrained": load_weights}
@@ -63,6 +70,17 @@ def create_network(
         settings = [f"{key}={value!r}" for key, value in {**arguments, "weights": weights}.items() if value is not None]
         advice = "; put the file anywhere and give weights=PATH" if kind == "timm" else ""
         raise InputError(f"timm cannot build {name} with {', '.join(settings)}: {first_line(error)}{advice}") from None
+
+
+def _weights_file(weights: str) -> Path:
+    """Return the path of weights that timm has no tag for: of a path itself, a URL or a Hugging Face repository."""
+    named = find_named(weights)
+    if named is not None and named.card is not None:
+        raise InputError(
+            f"weights={shorten(weights)} are for the ResNets of this package; a network of timm takes timm:TAG, "
+            "hf:REPOSITORY, a URL or a path"
+        )
+    return Path(weights) if named is None else named.fetch()
 
 
 @lru_cache
@@ -104,7 +122,8 @@ class TimmBackbone(Backbone):
 
     Args:
         model: timm's name of the network.
-        weights: None, `timm:<tag>` (a pretrained tag of this model), the path of a state dict, or a run of ours.
+        weights: None, `timm:<tag>` or `timm:<model>.<tag>` (a pretrained tag of this model), the path or URL of a state
+            dict, `hf:<repository>`, or a run of ours.
         out_features: levels to return; default: c2 to c5, as far as the network has them. Deeper ones are not built.
         output_stride: 8, 16 or 32, if timm's network has it; a warning says by how much it is not exact.
         norm: "frozen" or "batch"; default: frozen with weights, if the network has batch norms.
@@ -131,7 +150,7 @@ class TimmBackbone(Backbone):
         super().__init__(in_channels)
         if norm not in (None, "frozen", "batch"):
             raise InputError(f"the norm of a timm network must be 'frozen' or 'batch', got {norm!r}")
-        resolve_norm(norm, weights, freeze)  # refuses to fix random layers
+        resolve_norm(norm, bool(weights) or not load_weights, freeze)  # refuses to fix random layers
         names = [f"c{level}" for level in undilated_levels(model)]
         if out_features is None:
             out_features = [name for name in names if name not in ("c0", "c1")]
@@ -141,9 +160,8 @@ class TimmBackbone(Backbone):
         if output_stride is not None:
             self._measure_dilation(model, output_stride)
             arguments["output_stride"] = output_stride
-        state = (
-            read_backbone_file(Path(weights)) if weights and load_weights and not weights.startswith("timm:") else None
-        )
+        path = _weights_file(weights) if weights and load_weights and not weights.startswith("timm:") else None
+        state = None if path is None else read_network_file(path)
         is_own = state is not None and all(key.startswith("network.") for key in state)  # saved from this class
         self.network: Any = create_network(model, weights, load_weights, None if is_own else state, **arguments)
         self._is_nhwc = str(getattr(self.network, "output_fmt", "") or "").endswith("NHWC")
@@ -155,15 +173,21 @@ class TimmBackbone(Backbone):
         self.feature_specs = tuple(spec for spec in self._stage_specs if spec.name in out_features)
         statistics = self.network.pretrained_cfg
         self.preprocess = Preprocess.for_channels(in_channels, statistics["mean"], statistics["std"])
-        if norm == "frozen" or (norm is None and weights):
+        if weights and weights.startswith("timm:"):
+            self.weight_card = timm_card(model, weights.partition(":")[2].removeprefix(f"{model}."))
+        has_batch_norms = any(isinstance(module, BATCH_NORMS) for module in self.network.modules())
+        if norm is None:
+            norm = "frozen" if weights and has_batch_norms else "batch"
+        self.resolved_arguments = {"norm": norm}
+        if norm == "frozen":
             from timm.layers import freeze_batch_norm_2d
 
-            if norm and not any(isinstance(module, BATCH_NORMS) for module in self.network.modules()):
+            if not has_batch_norms:
                 raise InputError(f"norm='frozen': timm's {model} does not have a batch norm to freeze")
             self.network = freeze_batch_norm_2d(self.network)
         if state is not None and is_own:
             self._load(state, str(weights))
-            self._take_statistics(str(weights))
+            self.take_statistics(read_metadata(str(path)))
         self.undilated_kwargs = {"output_stride": None}
         self.freeze(freeze)
 

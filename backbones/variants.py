@@ -49,6 +49,7 @@ def _variant(name: str, settings: dict, output_stride: dict) -> Callable[..., Re
     free = [p for p in inspect.signature(ResNet).parameters.values() if p.name not in FIXED_ARGUMENTS]
     build.__signature__ = inspect.Signature(free)  # type: ignore[attr-defined]
     build.__doc__ = ResNet.__doc__
+    build.architecture = name  # type: ignore[attr-defined]
     return build
 
 

@@ -172,7 +172,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = load_content(path)
     except Exception as error:
-        raise InputError(f"checkpoint {shorten(path)} cannot be read: {unreadable_reason(error)}") from None
+        raise InputError(f"checkpoint {shorten(path)} cannot be read: {unreadable_reason(error, path)}") from None
     values = content if isinstance(content, Mapping) else {}
     missing = [key for key in REQUIRED_KEYS if not isinstance(values.get(key), Mapping)]
     if missing:
@@ -187,30 +187,6 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     except RuntimeError as error:
         differences = " ".join(line.strip() for line in str(error).splitlines()[1:])
         raise InputError(f"checkpoint {where} does not fit the model: {differences[:300]}") from None
-
-
-def fine_tune(model: nn.Module, state: Mapping[str, Tensor], where: str, resizable: Sequence[str] = ()) -> list[str]:
-    """Load a state dict to train on, except layers that depend on the number of classes and differ in shape.
-
-    Buffers `num_batches_tracked` may be missing, as in weights trained with frozen norms. Any other difference is an
-    InputError.
-
-    Args:
-        model: the model, whose weights are replaced.
-        state: the state dict.
-        where: its origin, for error messages.
-        resizable: parts of keys of the layers that may differ in shape.
-
-    Returns:
-        The keys that keep their initial values.
-    """
-    initial = model.state_dict()
-    counters = {key: value for key, value in initial.items() if key.endswith(".num_batches_tracked")}
-    state = counters | dict(state)
-    class_layers = [key for key in initial if key in state and any(layer in key for layer in resizable)]
-    new_keys = [key for key in class_layers if state[key].shape != initial[key].shape]
-    load_weights(model, state | {key: initial[key] for key in new_keys}, where)
-    return new_keys
 
 
 def load_optimizer(optimizer: Any, state: Mapping[str, Any], where: str) -> None:

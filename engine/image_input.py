@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from pydantic import Field
 
 from ..backbones.base import Backbone
 from ..backbones.preprocess import Preprocess
+from ..backbones.weight_settings import config_card
 from ..data.coco import CocoDataset
 from ..data.statistics import channel_statistics
 from ..errors import InputError
 from ..registry import BACKBONES, accepts, lookup
+from ..weights.cards import IMAGENET_MEAN, IMAGENET_STD
 from ..weights.sources import read_metadata
 from .config import Positive, TrainConfig
 
@@ -77,8 +80,11 @@ def resolve_channels(config: ImageConfig) -> dict[str, Any]:
     return backbone
 
 
-def image_metadata(config: ImageConfig, dataset: CocoDataset) -> dict[str, list[float] | None]:
-    """Return what a checkpoint keeps about images: "image_range", and "image_mean" and "image_std" if they are set.
+def image_metadata(config: ImageConfig, dataset: CocoDataset) -> dict[str, Any]:
+    """Return what a checkpoint keeps about images.
+
+    That is "image_size", the median height and width on disk, from which tiled prediction takes its scale;
+    "image_range"; and "image_mean" and "image_std" if they are set.
 
     Without a setting, mean and standard deviation of three channels and of pretrained weights are the backbone's own;
     others are computed from the training data, once.
@@ -89,13 +95,24 @@ def image_metadata(config: ImageConfig, dataset: CocoDataset) -> dict[str, list[
         if config.image_mean is not None:
             dataset.statistics = {name: _floats(getattr(config, name)) for name in STATISTICS}
         elif weights is not None:  # a run of ours keeps them in its metadata
-            trained = read_metadata(str(weights))
+            trained: Mapping[str, Any] = read_metadata(str(weights)) or _card_statistics(config, dataset.channels)
             same_channels = len(trained.get(STATISTICS[0], ())) == dataset.channels
             dataset.statistics = {name: trained[name] for name in STATISTICS} if same_channels else {}
             dataset.image_range = dataset.image_range or trained.get("image_range")
         elif dataset.training and dataset.channels != 3:
             dataset.statistics = dict(zip(STATISTICS, channel_statistics(dataset)))
-    return {"image_range": _floats(dataset.image_range), **dataset.statistics}
+    sizes = ([image[side] for image in dataset.images] for side in ("height", "width"))
+    image_size = [int(median(values)) for values in sizes]
+    return {"image_size": image_size, "image_range": _floats(dataset.image_range), **dataset.statistics}
+
+
+def _card_statistics(config: ImageConfig, channels: int) -> dict[str, list[float]]:
+    """Return mean and std of images for the backbone's weights, if they are not ImageNet's; {} without a card."""
+    card = None if config.init_from else config_card(config.model["backbone"])
+    if card is None or card.mean is None or card.std is None or (card.mean, card.std) == (IMAGENET_MEAN, IMAGENET_STD):
+        return {}
+    preprocess = Preprocess.for_channels(channels, card.mean, card.std)
+    return dict(zip(STATISTICS, (preprocess.mean.flatten().tolist(), preprocess.std.flatten().tolist())))
 
 
 def adopt_image_metadata(config: ImageConfig, dataset: CocoDataset, metadata: Mapping[str, Any]) -> None:

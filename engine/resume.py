@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..errors import InputError, shorten
+from ..weights.cards import STRUCTURE
 from .checkpoint import read_checkpoint, replace_file
 from .config import TrainConfig, flatten
 
@@ -36,6 +37,29 @@ def resumable_state(path: str | Path) -> dict[str, Any]:
             "weights with init_from="
         )
     return state
+
+
+def adopt_settled(saved: Mapping[str, Any], config: TrainConfig) -> TrainConfig:
+    """Return the config with what the backbone's weights settled when the run began.
+
+    The weights may be gone, and then the config of this invocation does not say it. A run of an older version does not
+    say it either; it was built with the defaults.
+
+    Args:
+        saved: the config in the checkpoint.
+        config: the config of this invocation.
+    """
+    model = getattr(config, "model", None)
+    parts = [values.get("backbone") if isinstance(values, Mapping) else None for values in (saved.get("model"), model)]
+    if model is None or not all(isinstance(part, Mapping) for part in parts):
+        return config
+    old, new = (dict(part) for part in parts if part is not None)
+    for name, default in STRUCTURE.items():
+        if new.get(name) is None and old.get(name) is not None:
+            new[name] = old[name]
+        elif name not in old and new.get(name) == default:
+            del new[name]
+    return config.model_copy(update={"model": {**model, "backbone": new}})
 
 
 def compare_configs(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:

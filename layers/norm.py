@@ -50,12 +50,12 @@ def norm_constructor(name: str) -> Callable[..., nn.Module]:
     return NORMS[name]
 
 
-def resolve_norm(norm: str | Norm | None, weights: str | None, freeze: int, eps: float | None = None) -> Norm:
+def resolve_norm(norm: str | Norm | None, weights: str | bool | None, freeze: int, eps: float | None = None) -> Norm:
     """Return the norm constructor for a backbone's arguments.
 
     Args:
         norm: a name, a callable, or None for "frozen" with weights and "batch" without.
-        weights: where pretrained weights come from; None for random weights.
+        weights: where pretrained weights come from, or whether there are any; None for random weights.
         freeze: number of parts that stay fixed.
         eps: epsilon of a norm that is given by name; None for 1e-5.
 

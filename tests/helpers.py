@@ -1,5 +1,6 @@
 """Functions that several tests share."""
 
+import functools
 import json
 import zlib
 from collections import OrderedDict
@@ -58,8 +59,12 @@ def winograd_layers(model: nn.Module) -> set[str]:
     return {name for name, module in model.named_modules() if isinstance(module, WinogradConv2d)}
 
 
+@functools.lru_cache(maxsize=400)
 def oracle_tensor(key: str, shape: tuple[int, ...]) -> Tensor | None:
-    """Return the weight that the oracles have under a key (tests/oracles/README.md); None if it keeps its value."""
+    """Return the weight that the oracles have under a key (tests/oracles/README.md); None if it keeps its value.
+
+    Drawing the numbers takes longer than the rest of a test, so the tensors are kept; do not change them in place.
+    """
     random, last = np.random.RandomState(zlib.crc32(key.encode())), key.rsplit(".", 1)[-1]
     if last == "running_var":
         value = random.uniform(0.5, 1.5, shape)

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, shorten
+from .torch_files import load_torch_file
+from .unpickling import is_plain_pickle, read_array_pickle
 from .weight_files import read_weights_file
 
 REQUIRED_KEYS = ("model", "config", "metadata")
 BACKBONE, STAGE = "backbone.", "roi_heads.stage."  # prefixes of a detector's keys
 LAST = "last.pt"
+WEIGHTS_FILE = "model.safetensors"  # weights alone, of a finished run or of a saved model
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -36,7 +39,8 @@ def find_checkpoint(path: str | Path) -> Path:
     """Return the file that a path of a checkpoint or of the folder of a run stands for.
 
     For a folder, or the `last.pt` in it, that is `last.pt`, or if that is missing or damaged the newest checkpoint
-    before it; then a line is printed.
+    before it; then a line is printed. A folder without any of these, such as that of a saved model, stands for its
+    `model.safetensors`.
 
     Raises:
         InputError: It does not exist, or every checkpoint of the run is damaged.
@@ -45,6 +49,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if is_run(path):
         folder = path if os.path.isdir(path) else path.parent
         path = _newest_whole(folder) or folder / LAST
+        if not path.exists() and (folder / WEIGHTS_FILE).is_file():
+            path = folder / WEIGHTS_FILE
     if not os.path.isfile(path):
         siblings = ", ".join(sorted(p.name for p in path.parent.glob("*") if p.suffix in (".pt", ".safetensors")))
         parent = shorten(path.parent)
@@ -62,7 +68,7 @@ def _newest_whole(folder: Path) -> Path | None:
         reason = damage(file)
         if reason is None:
             if problems:
-                _warn_once(f"{shorten(folder)}: {file.name} is used because {'; '.join(problems)}")
+                print_once(f"{shorten(folder)}: {file.name} is used because {'; '.join(problems)}")
             return file
         problems.append(f"{file.name} cannot be read ({reason})")
     if files:
@@ -71,8 +77,8 @@ def _newest_whole(folder: Path) -> Path | None:
 
 
 @functools.cache
-def _warn_once(line: str) -> None:
-    """Print a warning once per process, and of several processes in the main one only."""
+def print_once(line: str) -> None:
+    """Print a line once per process, and of several processes in the main one only."""
     if os.environ.get("RANK", "0") == "0":
         print(line)
 
@@ -100,17 +106,22 @@ def damage(path: Path) -> str | None:
 
 
 def load_content(path: Path) -> Any:
-    """Return what a `.safetensors` file holds, or a file of `torch.save`, read with `weights_only=True`.
+    """Return what a file holds: `.safetensors`, a pickle of NumPy arrays, or else a file of `torch.save`.
+
+    No reader runs code that a file contains: see `load_torch_file` and `read_array_pickle`.
 
     Raises:
+        InputError: The file is a pickle that wants anything but arrays.
         RuntimeError: The file is a checkpoint of ours and damaged.
         Exception: Whatever the reader raises for any other file that it cannot read.
     """
     if path.suffix == ".safetensors":
         return read_weights_file(path)
+    if is_plain_pickle(path):
+        return read_array_pickle(path)
     reason = damage(path) if zipfile.is_zipfile(path) else None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_torch_file(path)
     except Exception:
         if reason is None:
             raise
@@ -126,8 +137,11 @@ def is_checkpoint(content: Any) -> bool:
 
 
 def part_config(checkpoint: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return the config of a part of the model, such as "backbone"; empty if the model's config does not have it."""
-    model = checkpoint["config"].get("model")
+    """Return the config of a part of the model, such as "backbone"; empty if the model's config does not have it.
+
+    A saved backbone, which is a model by itself, has its config under "backbone".
+    """
+    model = checkpoint["config"].get("model", checkpoint["config"])
     config = model.get(part, {}) if isinstance(model, Mapping) else {}
     return {"type": config} if isinstance(config, str) else dict(config) if isinstance(config, Mapping) else {}
 
@@ -144,7 +158,7 @@ def popped_stage(checkpoint: Mapping[str, Any]) -> str | None:
 
 
 def backbone_state(checkpoint: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """Return the backbone's state dict, with the stage that RoI heads took from it.
+    """Return the backbone's state dict, with the stage that RoI heads took from it; all of a saved backbone.
 
     Args:
         checkpoint: the content of a checkpoint.
@@ -153,6 +167,8 @@ def backbone_state(checkpoint: Mapping[str, Any], where: str) -> dict[str, Tenso
     Raises:
         InputError: the model does not have a backbone.
     """
+    if "model" not in checkpoint["config"] and part_config(checkpoint, "backbone"):
+        return dict(checkpoint["model"])
     state = part_state(checkpoint, BACKBONE)
     if not state:
         raise InputError(f"the model in {where} does not have a backbone: no key starts with {BACKBONE!r}")

@@ -1,56 +1,27 @@
-"""Read a state dict from a file, or from a named source such as `torchvision:IMAGENET1K_V1`."""
+"""Read files of weights: safetensors, torch.save, pickles of arrays, and our own checkpoints."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torchvision.models import get_model_weights
 
-from ..errors import InputError, check_known, shorten
+from ..errors import InputError, shorten
 from .checkpoints import backbone_state, find_checkpoint, is_checkpoint, is_run, load_content
+from .file_problems import describe_wrong_file
+from .recognition import peel
 from .weight_files import read_weights_metadata
 
-
-def read_weights(source: str, architecture: str) -> dict[str, Tensor]:
-    """Return the state dict of a source.
-
-    Args:
-        source: `torchvision:IMAGENET1K_V1`, downloaded once with torchvision's own hash check into torch's hub cache,
-            or the path of a file or of a run, see `read_backbone_file`.
-        architecture: torchvision's name of the network, such as "resnet50".
-
-    Raises:
-        InputError: the source is unknown, cannot be downloaded or cannot be read.
-    """
-    kind, _, name = str(source).partition(":")
-    if kind == "torchvision" and name:
-        return _read_torchvision(name, architecture)
-    return read_backbone_file(Path(source))
-
-
-def _read_torchvision(name: str, architecture: str) -> dict[str, Tensor]:
-    try:
-        enum = get_model_weights(architecture)
-    except ValueError:
-        raise InputError(f"weights='torchvision:{name}': torchvision has no {architecture}") from None
-    check_known(f"torchvision weights of {architecture}:", enum.__members__, name)
-    weights = enum[name]
-    target = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(f"cannot download {weights.url} ({reason}); put the file at {target}") from None
-    except Exception as error:  # a truncated or foreign file raises whatever torch's unpickler meets
-        raise InputError(f"cannot read {target}: {unreadable_reason(error)}; delete it to download again") from None
+OUTER_PREFIX = r"(?:module|_orig_mod|model|backbone)\."  # added by what a network is wrapped in
+MAX_REPEATED = 1 << 30  # bytes of a tensor that repeats its values, see torch.Tensor.expand
 
 
 def read_content(path: Path) -> Any:
-    """Return what a `.safetensors` file holds, or a file of `torch.save`, read with `weights_only=True`.
+    """Return what a file of weights holds, see `load_content`.
 
     A folder, and the `last.pt` in it, stand for the file that `find_checkpoint` returns. A `.safetensors` file of ours
     has the keys of a checkpoint.
@@ -65,8 +36,10 @@ def read_content(path: Path) -> Any:
         raise InputError(f"weights file {shorten(path)} does not exist ({named})")
     try:
         return load_content(path)
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(f"cannot read weights file {shorten(path)}: {unreadable_reason(error)}") from None
+        raise InputError(f"cannot read weights file {shorten(path)}: {unreadable_reason(error, path)}") from None
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -80,14 +53,23 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return _state_dict(read_content(path), path)
 
 
-def read_backbone_file(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a file as `read_file` does; of our own checkpoints, only that of the backbone.
+def read_network_file(path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a network of any family: `read_file` without wrappers and prefixes.
+
+    Of our own checkpoints it is that of the backbone.
 
     Raises:
         InputError: as `read_file`, or the model of a checkpoint does not have a backbone.
     """
-    content = read_content(path)
-    return _state_dict(backbone_state(content, shorten(path)) if is_checkpoint(content) else content, path)
+    content, where = read_content(path), shorten(path)
+    if is_checkpoint(content):
+        state = backbone_state(content, where)
+    else:
+        state = peel(content, where).state
+        while all(re.match(OUTER_PREFIX, key) for key in state) and len({key.split(".")[0] for key in state}) == 1:
+            state = {key.partition(".")[2]: value for key, value in state.items()}
+    check_finite(state, where)
+    return state
 
 
 def read_metadata(source: str) -> dict[str, Any]:
@@ -112,17 +94,30 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"weights file {shorten(path)} does not hold a state dict")
-    for key, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(f"weights file {shorten(path)} has a value that is not finite: {shorten(key)}")
+    check_finite(state, shorten(path))
     return state
 
 
-def unreadable_reason(error: Exception) -> str:
-    """Return in one line why `torch.load` failed.
+def check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise InputError if a value of a state dict is infinite or not a number."""
+    for key, value in state.items():
+        if value.numel() * value.element_size() > max(MAX_REPEATED, value.untyped_storage().nbytes()):
+            raise InputError(f"weights file {where}: {shorten(key)} has {value.numel()} values from few bytes")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"weights file {where} has a value that is not finite: {shorten(key)}")
 
-    The unpickler's own messages name opcodes or advise to load the file unsafely, so they are replaced.
+
+def unreadable_reason(error: Exception, path: Path) -> str:
+    """Return in one line why a file cannot be read.
+
+    The messages of torch's unpickler name opcodes or advise to load the file unsafely, so they are replaced.
     """
+    problem = describe_wrong_file(path)
+    if problem:
+        return f"it is {problem}"
+    wanted = re.search(r"(?:Unsupported global:|unsupported) GLOBAL (\S+)", str(error))
+    if wanted:
+        return f"it is not a file of plain tensors: it wants to import {shorten(wanted[1])}; nothing was run"
     if isinstance(error, (OSError, RuntimeError, SafetensorError)):
         return first_line(error)
     return "it is not a file of plain tensors"

@@ -30,7 +30,7 @@ def weights_file_content(state: Mapping[str, Tensor], config: Mapping, metadata:
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    text = json.dumps({"config": _to_json(config), "metadata": _to_json(metadata)})
+    text = json.dumps({"config": to_json(config), "metadata": to_json(metadata)})
     return save(tensors, {"format": "pt", HEADER: text, CHECKSUM: _checksum(tensors, text)})
 
 
@@ -69,14 +69,14 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     return f"{crc:08x}"
 
 
-def _to_json(value: Any) -> Any:
-    """Return a value in the kinds that JSON has, see `weights_file_content`."""
+def to_json(value: Any) -> Any:
+    """Return a value in the kinds that JSON has, see `weights_file_content`. Raises TypeError."""
     if isinstance(value, tuple):
-        return {TUPLE: [_to_json(each) for each in value]}
+        return {TUPLE: [to_json(each) for each in value]}
     if isinstance(value, list):
-        return [_to_json(each) for each in value]
+        return [to_json(each) for each in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _to_json(each) for key, each in value.items()}
+        return {key: to_json(each) for key, each in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{type(value).__name__} {shorten(value, 40)}")

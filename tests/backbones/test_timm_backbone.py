@@ -182,3 +182,21 @@ def test_a_detector_trains_on_a_dilated_timm_network():
 def test_bad_arguments(cfg, words):
     with input_error(*words):
         build_backbone(cfg)
+
+
+def test_the_tag_of_weights_with_the_name_of_the_network():
+    """timm's own spelling of weights is taken as weights, and as a name it is an error that says so."""
+    backbone = build_backbone("timm:resnet18", weights="timm:resnet18.a1_in1k", load_weights=False)
+    assert backbone.weight_card.source == "timm:resnet18.a1_in1k"
+    assert backbone.weight_card.licence == "apache-2.0"
+    with input_error("resnet18.a1_in1k", "weights='timm:a1_in1k'"):
+        build_backbone("timm:resnet18.a1_in1k")
+
+
+def test_weights_from_a_url(tmp_path):
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
+    backbone = build_backbone("timm:resnet18", weights=f"file://{tmp_path / 'w.pth'}")
+    stored = torch.load(tmp_path / "w.pth")
+    assert torch.equal(backbone.state_dict()["network.layer2.0.conv1.weight"], stored["layer2.0.conv1.weight"])
+    with input_error("openmmlab:detectron2/resnet50_caffe", "timm:TAG"):  # BGR, with the same keys
+        build_backbone("timm:resnet50", weights="openmmlab:detectron2/resnet50_caffe")

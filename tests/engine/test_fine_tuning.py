@@ -8,9 +8,10 @@ from tiny_runs import NARROW
 from torch import nn
 
 from detbackbones import InputError
-from detbackbones.engine.checkpoint import fine_tune, load_weights
+from detbackbones.engine.checkpoint import load_weights
 from detbackbones.engine.config import DEFAULT_CONFIG, load_config
 from detbackbones.engine.runs import run
+from detbackbones.weights.loading import fine_tune
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 

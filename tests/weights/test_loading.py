@@ -46,7 +46,7 @@ def test_what_does_not_fit_is_listed(changes, problem):
 
 def test_a_long_list_is_cut():
     wide = nn.Sequential(*(nn.Linear(1, 1) for _ in range(10)))
-    with input_error("missing 0.weight", "missing 2.bias", "and 14 more"):
+    with input_error("0 of 20 keys", "missing 0: 2 keys (0.weight, 0.bias)", "and 8 more in 4 modules"):
         load_state(wide, {}, "w.pth")
 
 

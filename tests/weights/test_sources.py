@@ -1,15 +1,12 @@
-"""Where weights come from: torchvision's cache, files, and the errors when they cannot be had."""
-
-from pathlib import Path
-from urllib.error import URLError
+"""Files of weights, and the errors when they cannot be read; downloads are in test_named_downloads.py."""
 
 import pytest
 import torch
-import torchvision
 from helpers import input_error
 from safetensors.torch import save_file
 
-from detbackbones.weights.sources import read_file, read_weights
+from detbackbones.weights.backbone_weights import read_backbone
+from detbackbones.weights.sources import read_file
 
 
 @pytest.fixture(scope="module")
@@ -19,35 +16,6 @@ def state(resnet18_weights):
 
 def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in b)
-
-
-@pytest.fixture
-def cached_file(tmp_path, monkeypatch) -> Path:
-    """Path where torchvision's loader looks for resnet18, in an empty cache."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder / torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]
-
-
-def test_named_weights_are_read_from_torchvisions_cache(cached_file, resnet18_weights, state):
-    cached_file.write_bytes(Path(resnet18_weights).read_bytes())
-    assert same(read_weights("torchvision:IMAGENET1K_V1", "resnet18"), state)
-
-
-def test_a_failed_download_names_the_place_of_the_file(cached_file, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with input_error("no route to host", str(cached_file)):
-        read_weights("torchvision:IMAGENET1K_V1", "resnet18")
-
-
-def test_a_broken_file_in_the_cache_is_named(cached_file):
-    cached_file.write_text("half of a download")
-    with input_error(str(cached_file), "delete it"):
-        read_weights("torchvision:IMAGENET1K_V1", "resnet18")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +28,7 @@ def test_a_broken_file_in_the_cache_is_named(cached_file):
 )
 def test_bad_sources(source, architecture, words):
     with input_error(*words):
-        read_weights(source, architecture)
+        read_backbone(source, architecture)
 
 
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
