@@ -35,6 +35,7 @@ NECKS = _registry("neck", "necks.fpn", "necks.pafpn", "necks.identity")
 PROPOSAL_GENERATORS = _registry("proposal_generator", "detectors.rpn")
 ROI_HEADS = _registry("roi_heads", "detectors.roi_heads", "detectors.stage_roi_heads")
 DETECTORS = _registry("detector", "detectors.rcnn", "detectors.retinanet")
+PRETRAINED = "detbackbones.detectors.pretrained"  # module that builds a detector from its weights
 TRANSFORMS = _registry("transform", "data.augmentation", "data.scale_jitter")
 TASKS = _registry("task", "engine.detection")
 
@@ -142,7 +143,11 @@ def build(registry: Registry, cfg: Any, **arguments: Any) -> Any:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:
         raise InputError(f"{registry.name} {name!r}: {error}") from None
-    return factory(**arguments)
+    part = factory(**arguments)
+    # a model that is saved with the config of its own constructor
+    if hasattr(part, "build_config") and part.build_config is None:
+        part.build_config = {"type": name, **arguments}
+    return part
 
 
 def check_overrides(cfg: Any, overrides: Mapping[str, Any]) -> None:
@@ -175,8 +180,29 @@ def build_neck(cfg: "Config | Neck", feature_specs: Sequence[FeatureSpec]) -> "N
     return build(NECKS, cfg, feature_specs=feature_specs)
 
 
-def build_detector(cfg: "Config | Detector", **overrides: Any) -> "Detector":
-    """Build a detector with all its parts. Raises as `build_backbone`."""
+def build_detector(
+    cfg: "Config | Detector | None" = None, *, weights: str | None = None, **overrides: Any
+) -> "Detector":
+    """Build a detector with all its parts.
+
+    Args:
+        cfg: name or config; a built detector is returned as it is. None, or a source of weights such as
+            "torchvision:maskrcnn_resnet50_fpn_v2", builds the detector that the weights were trained as.
+        weights: where the detector starts, a run of ours or a detector of another library (see `read_detector`). Layers
+            of another number of classes start anew. A config's key "weights" means the same.
+        overrides: arguments that replace those of the config. A dict without "type", such as `backbone=dict(freeze=3)`,
+            changes single arguments of a part of the detector that `weights` names.
+
+    Raises:
+        InputError: as `build_backbone`, or the weights do not fit.
+    """
+    if isinstance(cfg, Mapping) and weights is None and cfg.get("weights") is not None:
+        weights = cfg["weights"]
+        cfg = {key: value for key, value in cfg.items() if key != "weights"}
+    if isinstance(cfg, str) and ":" in cfg and weights is None:
+        weights, cfg = cfg, None
+    if weights is not None:
+        return importlib.import_module(PRETRAINED).build_pretrained(weights, cfg, **overrides)
     check_overrides(cfg, overrides)
     return build(DETECTORS, cfg, **overrides)
 

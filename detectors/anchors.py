@@ -33,7 +33,7 @@ def default_sizes(
 
 
 class AnchorGenerator(TorchvisionAnchorGenerator):
-    """Anchors of the given sizes and aspect ratios, centred at (column * stride, row * stride) of every cell.
+    """Anchors of the given sizes and aspect ratios, centred at ((column + offset) * stride, (row + offset) * stride).
 
     torchvision's own generator divides the padded image by the grid, so P6 of a 1344 px side steps by 61 px and not 64,
     and it takes the dtype of the features, which moves anchors by up to 7 px in bfloat16.
@@ -43,10 +43,14 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         sizes: pixels (square root of the area), one sequence per level, all of one length because one head serves all.
         aspect_ratios: height / width.
         round_anchors: whole pixels for sizes and base anchors, as torchvision's published weights were trained.
+        offset: shift of the centres to the right and down, as a share of the stride; 0.5 is the middle of a cell
+            (detectron2's ANCHOR_GENERATOR.OFFSET, mmdetection's center_offset).
 
     Raises:
         InputError: sizes and levels disagree.
     """
+
+    cell_anchors: list[Tensor]
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         sizes: Sequence[Sequence[float]],
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         round_anchors: bool = False,
+        offset: float = 0.0,
     ):
         names = [spec.name for spec in feature_specs]
         if len(sizes) != len(names):
@@ -69,6 +74,10 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         if round_anchors:
             sizes = [[int(size) for size in level_sizes] for level_sizes in sizes]
         super().__init__(tuple(tuple(level_sizes) for level_sizes in sizes), (tuple(aspect_ratios),) * len(sizes))
+        self.cell_anchors = [
+            self.generate_anchors(level_sizes, ratios) + offset * stride
+            for level_sizes, ratios, stride in zip(self.sizes, self.aspect_ratios, self.strides)
+        ]
 
     def generate_anchors(
         self,
@@ -89,6 +98,13 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         per_cell = self.num_anchors_per_location()
         return [feature.shape[-2] * feature.shape[-1] * count for feature, count in zip(feature_maps, per_cell)]
 
+    def level_anchors(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the anchors of each map, (H W A) x 4 float32, in (H, W, A) order."""
+        return [
+            (grid_shifts(feature, stride)[:, None] + cell_anchors.to(feature.device)).reshape(-1, 4)
+            for feature, stride, cell_anchors in zip(feature_maps, self.strides, self.cell_anchors)
+        ]
+
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Return the same anchors for every image: sum(H W A) x 4 xyxy float32, level by level in (H, W, A) order."""
         device = feature_maps[0].device
@@ -96,10 +112,16 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         anchors = self._cache.pop((grid_sizes, device), None)
         if anchors is None:
             with torch.inference_mode(False):  # anchors of an evaluation serve training too
-                self.set_cell_anchors(torch.float32, device)
-                strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
-                anchors = torch.cat(self.grid_anchors(list(grid_sizes), strides))
+                anchors = torch.cat(self.level_anchors(feature_maps))
         self._cache[grid_sizes, device] = anchors
         if len(self._cache) > MAX_CACHED_GRIDS:
             del self._cache[next(iter(self._cache))]
         return [anchors] * len(image_list.image_sizes)
+
+
+def grid_shifts(feature: Tensor, stride: int) -> Tensor:
+    """Return the position of every cell of a map in pixels, row by row: (H W) x 4, as x, y, x, y."""
+    height, width = feature.shape[-2:]
+    y = (torch.arange(height, device=feature.device) * stride)[:, None].expand(height, width)
+    x = (torch.arange(width, device=feature.device) * stride)[None].expand(height, width)
+    return torch.stack([x, y, x, y], dim=-1).reshape(-1, 4).float()

@@ -13,21 +13,26 @@ from torch.utils._pytree import tree_map
 from torchvision.models.detection.image_list import ImageList
 
 from ..backbones.base import Backbone
+from ..backbones.weight_settings import settle_config
 from ..errors import InputError
 from ..layers import fuse
-from ..layers.mask_ops import paste_masks
+from ..layers.mask_ops import PASTES
 from ..necks.base import Neck
-from ..registry import BACKBONES, Config, accepts, build_backbone, lookup
+from ..registry import BACKBONES, DETECTORS, Config, accepts, build_backbone, lookup
 from ..specs import FeatureSpec
+from ..weights.saved_models import PretrainedModel
 from .sampling import loss_counts
 
 LossesAndCounts = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-def resolve_backbone(cfg: Config) -> dict:
+def resolve_backbone(cfg: Config, settle: bool = True) -> dict:
     """Return a backbone config with the detector's defaults for `norm` and `freeze` filled in.
 
     With weights: frozen norms, stem and c2 fixed. Without: live batch norms, nothing fixed.
+
+    Args:
+        settle: fill in what the weights settle too, such as `stride_in_1x1`.
     """
     cfg = {"type": cfg} if isinstance(cfg, str) else dict(cfg)
     factory = lookup(BACKBONES, cfg.get("type", ""))
@@ -37,7 +42,7 @@ def resolve_backbone(cfg: Config) -> dict:
         given = cfg.get(name) is not None or (name == "norm" and cfg.get("norm_layer") is not None)
         if not given and accepts(factory, name):
             cfg[name] = value
-    return cfg
+    return settle_config(cfg) if settle else cfg
 
 
 def shared_channels(feature_specs: Sequence[FeatureSpec]) -> int:
@@ -62,7 +67,7 @@ class Float32Outputs(nn.Module):
         return tree_map(Tensor.float, super().forward(x))
 
 
-class Detector(nn.Module):
+class Detector(PretrainedModel, pipeline_tag="object-detection"):
     """Base class of all detectors: images to losses or detections.
 
     In training mode a call needs targets and returns `losses(images, targets)`, in evaluation mode it returns
@@ -79,32 +84,65 @@ class Detector(nn.Module):
         backbone: a config, or a built backbone.
         num_classes: number of foreground classes.
         load_weights: False builds the backbone for its weights without reading them, because a checkpoint follows.
+        size_divisor: sides of a batch are padded to multiples of it. Default: the backbone's, for exact strides.
+            detectron2's detectors without a pyramid pad to the largest image only (1).
 
     Attributes:
         tasks: "bbox", and "segm" if targets and detections have masks (COCO's names).
         label_offset: label of class 0 inside the heads.
         counts_vary: False if every loss is a mean over the images, so that its count is known before it is computed.
+        metadata: what is known about the weights, see PretrainedModel: "category_names" and "category_ids" by label.
 
     Raises:
         InputError: `num_classes` is below 1, or the backbone cannot be built.
     """
 
+    config_key = "model"
+    registry = DETECTORS
     tasks: tuple[str, ...] = ("bbox",)
     label_offset = 0
     counts_vary = False
+    mask_paste = "torchvision"
     neck: Neck
     fuse_for_inference = fuse.fuse_for_inference
 
-    def __init__(self, backbone: Config | Backbone, num_classes: int, load_weights: bool = True):
+    def __init__(
+        self, backbone: Config | Backbone, num_classes: int, load_weights: bool = True, size_divisor: int | None = None
+    ):
         super().__init__()
         if num_classes < 1:
             raise InputError(
                 f"num_classes is the number of foreground classes and must be at least 1, got {num_classes}"
             )
         self.num_classes = num_classes
+        self.metadata = {}
         if isinstance(backbone, (str, Mapping)):
-            backbone = build_backbone(resolve_backbone(backbone), load_weights=load_weights)
+            backbone = build_backbone(resolve_backbone(backbone, settle=False), load_weights=load_weights)
         self.backbone = backbone
+        self.size_divisor = backbone.size_divisor if size_divisor is None else size_divisor
+        if self.size_divisor < 1:
+            raise InputError(f"size_divisor must be at least 1, got {size_divisor}")
+
+    def resolved_config(self) -> dict[str, Any]:
+        return super().resolved_config() | {
+            "backbone": self.backbone.resolved_config(),
+            "num_classes": self.num_classes,
+        }
+
+    def resolved_metadata(self) -> dict[str, Any]:
+        backbone = self.backbone.resolved_metadata()
+        statistics = {name: backbone[name] for name in ("image_mean", "image_std") if name in backbone}
+        return {"category_ids": list(range(self.num_classes))} | backbone | super().resolved_metadata() | statistics
+
+    def adopt_metadata(self, metadata: Mapping[str, Any]) -> None:
+        super().adopt_metadata(metadata)
+        self.backbone.take_statistics(metadata)
+
+    @classmethod
+    def _complete_config(cls, config: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a saved config with the number of classes, which the config of a run leaves to the annotations."""
+        classes = {"num_classes": len(metadata["category_ids"])} if "category_ids" in metadata else {}
+        return classes | dict(config)
 
     def forward(
         self,
@@ -165,17 +203,22 @@ class Detector(nn.Module):
         return (dict(losses), loss_counts(losses, len(images))) if with_counts else dict(losses)
 
     def predict(
-        self, images: Sequence[Tensor], output_sizes: Sequence[tuple[int, int]] | None = None
+        self,
+        images: Sequence[Tensor],
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+        paste: bool = True,
     ) -> list[dict[str, Tensor]]:
         """Detect objects.
 
         Args:
             images: see `forward`.
             output_sizes: sizes that results are mapped to, such as those before resizing; default: the images' own.
+            paste: paste masks into the image. False returns them as the mask head does, a few kB per object.
 
         Returns:
             Per image, best first: "boxes" N x 4 float32 xyxy in pixels of the output size, "scores" N float32, "labels"
-            N int64 and, if the detector has them, "masks" N x H x W bool.
+            N int64 and, if the detector has them, "masks" N x H x W bool. Without `paste`, "masks" are N x 1 x M x M
+            probabilities on the box of each object, see `paste_masks`.
 
         Raises:
             ValueError: an image is not C x H x W.
@@ -185,7 +228,7 @@ class Detector(nn.Module):
         batch = self.preprocess(images)
         detections = self.head_detections(self.neck(self.backbone(batch.tensors)), batch)
         return [
-            self.postprocess(detection, size, output_size)
+            self.postprocess(detection, size, output_size, paste)
             for detection, size, output_size in zip(
                 detections, batch.image_sizes, output_sizes or batch.image_sizes, strict=True
             )
@@ -208,14 +251,14 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def preprocess(self, images: Sequence[Tensor]) -> ImageList:
-        """Normalise images and pad them to the largest of the batch, rounded up to the backbone's `size_divisor`."""
+        """Normalise images and pad them to the largest of the batch, rounded up to `size_divisor`."""
         if not images:
             raise ValueError("expected at least one image, got none")
         for image in images:
             if image.dim() != 3 or not image.numel():
                 raise ValueError(f"an image must be C x H x W, got a tensor of shape {tuple(image.shape)}")
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        divisor = self.backbone.size_divisor
+        divisor = self.size_divisor
         height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes))
         # allocated in channels_last memory and written once; the padding is zero after normalising
         nhwc = (len(images), height, width, self.backbone.preprocess.channels)
@@ -243,7 +286,7 @@ class Detector(nn.Module):
         return [dict(t, boxes=t["boxes"].float(), labels=t["labels"] + self.label_offset) for t in targets]
 
     def postprocess(
-        self, detection: dict[str, Tensor], size: tuple[int, int], output_size: tuple[int, int]
+        self, detection: dict[str, Tensor], size: tuple[int, int], output_size: tuple[int, int], paste: bool = True
     ) -> dict[str, Tensor]:
         """Map the detections of one image from `size` to `output_size`; labels start at 0, masks are cut at 0.5."""
         boxes = detection["boxes"]
@@ -251,5 +294,6 @@ class Detector(nn.Module):
             boxes = boxes * boxes.new_tensor([output_size[1] / size[1], output_size[0] / size[0]] * 2)
         result = {"boxes": boxes, "scores": detection["scores"], "labels": detection["labels"] - self.label_offset}
         if "masks" in detection:
-            result["masks"] = paste_masks(detection["masks"], boxes, output_size)
+            masks = detection["masks"]
+            result["masks"] = PASTES[self.mask_paste](masks, boxes, output_size) if paste else masks
         return result

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from ..backbones.base import Backbone, check_levels
-from ..errors import InputError
+from ..errors import InputError, check_known
+from ..layers.mask_ops import PASTES
 from ..layers.winograd_conv import convert_to_winograd_
 from ..necks.base import Neck
 from ..registry import DETECTORS, PROPOSAL_GENERATORS, ROI_HEADS, Config, build, build_neck
@@ -55,6 +56,7 @@ class FasterRCNN(Detector):
         roi_features: names of the neck's levels that RoIs are pooled from. Default: all but those that the neck adds
             above the backbone's deepest level (P6), which only the RPN uses (FPN paper, section 4.2).
         load_weights: False builds the backbone for its weights without reading them, because a checkpoint follows.
+        size_divisor: see `Detector`.
 
     Raises:
         InputError: parts disagree, for example in levels, channels or masks.
@@ -73,8 +75,9 @@ class FasterRCNN(Detector):
         roi_heads: Config | nn.Module = "standard",
         roi_features: Sequence[str] | None = None,
         load_weights: bool = True,
+        size_divisor: int | None = None,
     ):
-        super().__init__(backbone, num_classes, load_weights)
+        super().__init__(backbone, num_classes, load_weights, size_divisor)
         arguments: dict[str, Any] = {"masks": True} if "segm" in self.tasks else {}
         stage = roi_heads.get("stage") if isinstance(roi_heads, Mapping) else None
         if isinstance(stage, str):
@@ -127,6 +130,20 @@ class FasterRCNN(Detector):
 
 @DETECTORS.register_module(name="mask_rcnn")
 class MaskRCNN(FasterRCNN):
-    """Faster R-CNN whose RoI heads predict masks. Arguments: see FasterRCNN."""
+    """Faster R-CNN whose RoI heads predict masks.
+
+    Args:
+        arguments: see FasterRCNN.
+        mask_paste: how a mask is resized to its box: "torchvision" to the box in whole pixels, "detectron2" by sampling
+            at the centres of the pixels (mmdetection too).
+
+    Raises:
+        InputError: as FasterRCNN, or `mask_paste` is unknown.
+    """
 
     tasks = ("bbox", "segm")
+
+    def __init__(self, backbone: Config | Backbone, *arguments: Any, mask_paste: str = "torchvision", **options: Any):
+        super().__init__(backbone, *arguments, **options)
+        check_known("mask_paste", PASTES, mask_paste)
+        self.mask_paste = mask_paste

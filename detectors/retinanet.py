@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
@@ -24,7 +24,9 @@ from ..necks.base import Neck
 from ..registry import DETECTORS, Config, build_neck
 from .anchors import AnchorGenerator, default_sizes
 from .base import Detector, Float32Outputs, shared_channels
+from .boxes import box_coder
 from .class_weights import class_weight_tensor
+from .dense_detections import select_detections
 
 SINGLE_LEVELS = (3, 4, 5, 6, 7)  # P3 to P7, whose anchor sizes a single level carries
 BOX_LOSSES = ("l1", "smooth_l1", "giou", "diou", "ciou")
@@ -84,11 +86,16 @@ class RetinaNet(Detector):
         neck: config, or a built neck.
         num_classes: number of foreground classes.
         load_weights: False builds the backbone for its weights without reading them, because a checkpoint follows.
+        size_divisor: see `Detector`.
         anchor_sizes: pixels, one sequence per level. Default: `anchor_scale * 2**level` in `anchor_octaves` steps; a
             single level carries those of the levels 3 to 7.
         anchor_scale: 4 gives 32 px on P3 ... 512 px on P7 (the paper).
         anchor_octaves: sizes per octave on every level.
         aspect_ratios, round_anchors: see AnchorGenerator.
+        anchor_offset: `offset` of AnchorGenerator.
+        bbox_reg_weights: factors on the deltas (dx, dy, dw, dh) that the head predicts.
+        clip_before_nms: cut boxes at the border of the image before NMS compares them; False cuts the detections after
+            it, as detectron2 does.
         head_norm: norm after the heads' convolutions; None for none (the paper).
         box_loss: "l1", "smooth_l1", "giou", "diou" or "ciou".
         class_weights: weight of each class in the classification loss, in the order of the labels: the focal loss of an
@@ -108,11 +115,15 @@ class RetinaNet(Detector):
         num_classes: int = 80,
         *,
         load_weights: bool = True,
+        size_divisor: int | None = None,
         anchor_sizes: Sequence[Sequence[float]] | None = None,
         anchor_scale: float = 4.0,
         anchor_octaves: int = 3,
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         round_anchors: bool = False,
+        anchor_offset: float = 0.0,
+        bbox_reg_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        clip_before_nms: bool = True,
         head_norm: str | None = None,
         box_loss: str = "l1",
         class_weights: Sequence[float] | None = None,
@@ -123,14 +134,14 @@ class RetinaNet(Detector):
         detections_per_img: int = 100,
         topk_candidates: int = 1000,
     ):
-        super().__init__(backbone, num_classes, load_weights)
+        super().__init__(backbone, num_classes, load_weights, size_divisor)
         check_known("box_loss", BOX_LOSSES, box_loss)
         norm_layer = None if head_norm is None else norm_constructor(head_norm)
         self.neck = build_neck(neck, self.backbone.feature_specs)
         specs = self.neck.feature_specs
         if anchor_sizes is None:
             anchor_sizes = default_sizes(specs, anchor_scale, SINGLE_LEVELS, anchor_octaves)
-        self.anchor_generator = AnchorGenerator(specs, anchor_sizes, aspect_ratios, round_anchors)
+        self.anchor_generator = AnchorGenerator(specs, anchor_sizes, aspect_ratios, round_anchors, anchor_offset)
         anchors_per_cell = self.anchor_generator.num_anchors_per_location()[0]
         weights = None if class_weights is None else class_weight_tensor(class_weights, num_classes)
         self.head = Float32RetinaNetHead(
@@ -139,7 +150,8 @@ class RetinaNet(Detector):
         # private attribute; torchvision's own builder of the GIoU form sets it too
         self.head.regression_head._loss_type = box_loss  # type: ignore[union-attr]
         self.proposal_matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)
-        self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.box_coder = box_coder(bbox_reg_weights)
+        self.clip_before_nms = clip_before_nms
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
         convert_to_winograd_(nn.ModuleList([self.neck, self.head]))  # the backbone may be the caller's own
@@ -159,4 +171,19 @@ class RetinaNet(Detector):
         counts = self.anchor_generator.anchors_per_level(maps)
         outputs = {name: list(output.split(counts, dim=1)) for name, output in self.head(maps).items()}
         anchors = [list(image_anchors.split(counts)) for image_anchors in self.anchor_generator(images, maps)]
-        return self.postprocess_detections(outputs, anchors, images.image_sizes)
+        if self.clip_before_nms:
+            return self.postprocess_detections(outputs, anchors, images.image_sizes)
+        return [
+            select_detections(
+                [logits[index] for logits in outputs["cls_logits"]],
+                [deltas[index] for deltas in outputs["bbox_regression"]],
+                anchors[index],
+                size,
+                self.box_coder,
+                score_thresh=self.score_thresh,
+                nms_thresh=self.nms_thresh,
+                topk_candidates=self.topk_candidates,
+                detections_per_img=self.detections_per_img,
+            )
+            for index, size in enumerate(images.image_sizes)
+        ]

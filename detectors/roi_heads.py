@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
 from ..errors import InputError
@@ -18,20 +18,14 @@ from ..layers.mask_crops import project_masks
 from ..layers.norm import norm_constructor
 from ..registry import ROI_HEADS
 from ..specs import FeatureSpec
-from .base import Float32Outputs, shared_channels
+from .base import shared_channels
+from .boxes import box_coder
 from .class_weights import class_weight_tensor
+from .predictors import Float32BoxPredictor, Float32MaskPredictor
 from .roi_pooler import RoIPooler
 from .sampling import CountedLosses, SeededSampler
 
 SEED_STREAM = 0x9E3779B9  # see SeededSampler; the RPN has another
-
-
-class Float32BoxPredictor(Float32Outputs, FastRCNNPredictor):
-    """torchvision's box predictor with float32 outputs."""
-
-
-class Float32MaskPredictor(Float32Outputs, MaskRCNNPredictor):
-    """torchvision's mask predictor with float32 outputs."""
 
 
 class BoxRoIHeads(RoIHeads):
@@ -46,6 +40,7 @@ class BoxRoIHeads(RoIHeads):
         score_thresh: detections with a lower score are dropped.
         nms_thresh: IoU above which NMS drops a detection.
         detections_per_img: detections kept per image.
+        bbox_reg_weights: factors on the deltas (dx, dy, dw, dh) that the head predicts.
         class_weights: weight of each foreground class in `loss_classifier`, in the order of the labels; the background
             weighs 1. The loss is the weighted mean: the sum over RoIs, each times the weight of its label, divided by
             the sum of these weights. None for equal weights.
@@ -70,6 +65,7 @@ class BoxRoIHeads(RoIHeads):
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
+        bbox_reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
         class_weights: Sequence[float] | None = None,
     ):
         super().__init__(
@@ -80,11 +76,12 @@ class BoxRoIHeads(RoIHeads):
             bg_iou_thresh=bg_iou_thresh,
             batch_size_per_image=batch_size_per_image,
             positive_fraction=positive_fraction,
-            bbox_reg_weights=None,  # torchvision's default, (10, 10, 5, 5)
+            bbox_reg_weights=None,  # see box_coder below
             score_thresh=score_thresh,
             nms_thresh=nms_thresh,
             detections_per_img=detections_per_img,
         )
+        self.box_coder = box_coder(bbox_reg_weights)
         self.fg_bg_sampler = SeededSampler(batch_size_per_image, positive_fraction, SEED_STREAM)
         weights = None
         if class_weights is not None:
@@ -141,9 +138,16 @@ class BoxRoIHeads(RoIHeads):
         raise NotImplementedError
 
     def predict_masks(
-        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]], roi_features: Tensor
+        self,
+        features: dict[str, Tensor],
+        rois: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        roi_features: Tensor | None = None,
     ) -> Tensor:
-        """Return mask logits K x classes x M x M of RoIs, for which `predict_boxes` returned `roi_features`."""
+        """Return mask logits K x classes x M x M of RoIs.
+
+        `roi_features` is what `predict_boxes` returned for the same RoIs; None if that has not been computed.
+        """
         raise NotImplementedError
 
 
@@ -183,13 +187,14 @@ class StandardRoIHeads(BoxRoIHeads):
         masks: predict masks.
         pool_size: output cells of box pooling per side.
         sampling_ratio, aligned: see RoIPooler.
-        box_head_convs: output channels of 3x3 convolutions before one fully connected layer; none: two fully connected
-            layers.
+        box_head_convs: output channels of 3x3 convolutions before the fully connected layers.
+        box_head_fcs: number of fully connected layers. Default: one after convolutions, two without.
         box_head_dim: output features of the fully connected layers.
         norm: norm after the heads' convolutions ("batch", "group", ...); None for none.
         mask_pool_size: output cells of mask pooling per side; predicted masks have twice as many.
         mask_channels: output channels of the mask head's 3x3 convolutions.
         mask_dim: output channels of the mask predictor's transposed convolution.
+        class_agnostic_boxes, class_agnostic_masks: predict one box or mask per RoI for all classes.
         options: thresholds and sampling, see BoxRoIHeads.
 
     Raises:
@@ -206,26 +211,32 @@ class StandardRoIHeads(BoxRoIHeads):
         sampling_ratio: int = 2,
         aligned: bool = True,
         box_head_convs: Sequence[int] = (),
+        box_head_fcs: int | None = None,
         box_head_dim: int = 1024,
         norm: str | None = None,
         mask_pool_size: int = 14,
         mask_channels: Sequence[int] = (256, 256, 256, 256),
         mask_dim: int = 256,
+        class_agnostic_boxes: bool = False,
+        class_agnostic_masks: bool = False,
         **options: Any,
     ):
         channels = shared_channels(feature_specs)
         norm_layer = None if norm is None else norm_constructor(norm)
         box_head: nn.Module
-        if box_head_convs:
+        fcs = (1 if box_head_convs else 2) if box_head_fcs is None else box_head_fcs
+        if fcs < 1:
+            raise InputError(f"box_head_fcs must be at least 1, got {fcs}")
+        if box_head_convs or fcs != 2:
             box_head = FastRCNNConvFCHead(
-                (channels, pool_size, pool_size), list(box_head_convs), [box_head_dim], norm_layer
+                (channels, pool_size, pool_size), list(box_head_convs), [box_head_dim] * fcs, norm_layer
             )
         else:
             box_head = TwoMLPHead(channels * pool_size**2, box_head_dim)
         super().__init__(
             RoIPooler(feature_specs, pool_size, sampling_ratio, aligned),
             box_head,
-            Float32BoxPredictor(box_head_dim, num_classes + 1),
+            Float32BoxPredictor(box_head_dim, num_classes + 1, class_agnostic_boxes),
             **options,
         )
         if not mask_channels or min(mask_channels) < 1:
@@ -233,7 +244,9 @@ class StandardRoIHeads(BoxRoIHeads):
         if masks:
             self.mask_roi_pool = RoIPooler(feature_specs, mask_pool_size, sampling_ratio, aligned)
             self.mask_head = MaskRCNNHeads(channels, list(mask_channels), dilation=1, norm_layer=norm_layer)
-            self.mask_predictor = Float32MaskPredictor(mask_channels[-1], mask_dim, num_classes + 1)
+            self.mask_predictor = Float32MaskPredictor(
+                mask_channels[-1], mask_dim, num_classes + 1, class_agnostic_masks
+            )
 
     def predict_boxes(
         self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -242,6 +255,10 @@ class StandardRoIHeads(BoxRoIHeads):
         return roi_features, *self.box_predictor(roi_features)
 
     def predict_masks(
-        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]], roi_features: Tensor
+        self,
+        features: dict[str, Tensor],
+        rois: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        roi_features: Tensor | None = None,
     ) -> Tensor:
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, rois, image_shapes)))

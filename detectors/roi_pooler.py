@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import MultiScaleRoIAlign, box_area, roi_align
+from torchvision.ops import MultiScaleRoIAlign, box_area
 
 from ..errors import InputError
-from ..layers.roi_align import roi_align_cpu
+from ..layers.roi_align import roi_align_levels
 from ..specs import FeatureSpec
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # FPN paper (arXiv:1612.03144), equation 1
@@ -30,6 +30,8 @@ class RoIPooler(MultiScaleRoIAlign):
         InputError: the levels do not strictly increase.
     """
 
+    roi_align = staticmethod(roi_align_levels)
+
     def __init__(
         self, feature_specs: Sequence[FeatureSpec], output_size: int, sampling_ratio: int = 2, aligned: bool = True
     ):
@@ -46,25 +48,23 @@ class RoIPooler(MultiScaleRoIAlign):
         level = torch.floor(CANONICAL_LEVEL + torch.log2(size / CANONICAL_SIZE) + 1e-6)
         level = level.clamp(self.levels[0], self.levels[-1])
         present = torch.tensor(self.levels, device=boxes.device, dtype=level.dtype)
-        return torch.searchsorted(present, level, right=True) - 1
+        return (level[:, None] >= present).sum(dim=1) - 1
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool the K boxes of all images, xyxy in input pixels: K x C x output_size x output_size."""
-        maps = [x[name] for name in self.featmap_names]
         image_index = torch.cat([image.new_full((len(image), 1), index) for index, image in enumerate(boxes)])
         rois = torch.cat([image_index, torch.cat(boxes)], dim=1).float()
-        level = self.level_index(rois[:, 1:])
-        features = [feature.float() for feature in maps]
-        cells = self.output_size[0]
-        if rois.device.type == "cpu" and self.sampling_ratio > 0:
-            pooled = roi_align_cpu(features, self.scales, rois, level, cells, self.sampling_ratio, self.aligned)
-            return pooled.to(maps[0].dtype)
-        rois_per_level = [torch.where(level == index)[0] for index in range(len(maps))]
-        pooled = torch.cat(
-            [
-                roi_align(feature, rois[indices], cells, scale, self.sampling_ratio, self.aligned)
-                for feature, indices, scale in zip(features, rois_per_level, self.scales)
-            ]
+        return self.pool([x[name] for name in self.featmap_names], rois)
+
+    def pool(self, maps: list[Tensor], rois: Tensor) -> Tensor:
+        """Pool K RoIs, K x 5 float32 (index of the image, xyxy in input pixels), from the maps of `feature_specs`."""
+        pooled = self.roi_align(
+            [feature.float() for feature in maps],
+            self.scales,
+            rois,
+            self.level_index(rois[:, 1:]),
+            self.output_size[0],
+            self.sampling_ratio,
+            self.aligned,
         )
-        order = torch.cat(rois_per_level).argsort()  # back to the order of the boxes
-        return pooled[order].to(maps[0].dtype)
+        return pooled.to(maps[0].dtype)

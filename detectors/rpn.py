@@ -11,6 +11,7 @@ from ..registry import PROPOSAL_GENERATORS
 from ..specs import FeatureSpec
 from .anchors import AnchorGenerator, default_sizes
 from .base import Float32Outputs, shared_channels
+from .boxes import box_coder
 from .sampling import CountedLosses, SeededSampler
 
 SINGLE_LEVELS = (2, 3, 4, 5, 6)  # P2 to P6, whose anchor sizes a single level carries
@@ -31,6 +32,8 @@ class RPN(RegionProposalNetwork):
             of the levels 2 to 6.
         anchor_scale: 8 gives 32 px on P2 ... 512 px on P6 (FPN paper).
         aspect_ratios, round_anchors: see AnchorGenerator.
+        anchor_offset: `offset` of AnchorGenerator.
+        bbox_reg_weights: factors on the deltas (dx, dy, dw, dh) that the head predicts.
         conv_depth: number of 3x3 convolutions in the head.
         pre_nms_top_n, post_nms_top_n: proposals kept per level before NMS, and per image after it.
         nms_thresh: IoU above which NMS drops a proposal.
@@ -49,6 +52,8 @@ class RPN(RegionProposalNetwork):
         anchor_scale: float = 8.0,
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         round_anchors: bool = False,
+        anchor_offset: float = 0.0,
+        bbox_reg_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         conv_depth: int = 1,
         pre_nms_top_n: Sequence[int] = (2000, 1000),
         post_nms_top_n: Sequence[int] = (1000, 1000),
@@ -59,7 +64,7 @@ class RPN(RegionProposalNetwork):
         positive_fraction: float = 0.5,
     ):
         sizes = default_sizes(feature_specs, anchor_scale, SINGLE_LEVELS) if anchor_sizes is None else anchor_sizes
-        anchor_generator = AnchorGenerator(feature_specs, sizes, aspect_ratios, round_anchors)
+        anchor_generator = AnchorGenerator(feature_specs, sizes, aspect_ratios, round_anchors, anchor_offset)
         super().__init__(
             anchor_generator=anchor_generator,
             head=Float32RPNHead(
@@ -73,6 +78,7 @@ class RPN(RegionProposalNetwork):
             post_nms_top_n=dict(zip(("training", "testing"), post_nms_top_n)),
             nms_thresh=nms_thresh,
         )
+        self.box_coder = box_coder(bbox_reg_weights)
         self.fg_bg_sampler = SeededSampler(batch_size_per_image, positive_fraction, SEED_STREAM)
 
     def forward(

@@ -10,7 +10,8 @@ from ..backbones.blocks import Stage
 from ..errors import InputError
 from ..registry import ROI_HEADS
 from ..specs import FeatureSpec
-from .roi_heads import BoxRoIHeads, Float32BoxPredictor, Float32MaskPredictor
+from .predictors import Float32BoxPredictor, Float32MaskPredictor
+from .roi_heads import BoxRoIHeads
 from .roi_pooler import RoIPooler
 
 
@@ -28,6 +29,7 @@ class StageRoIHeads(BoxRoIHeads):
         pool_size: output cells of pooling per side; a stage of stride 2 halves them.
         sampling_ratio, aligned: see RoIPooler.
         mask_dim: output channels of the mask predictor's transposed convolution.
+        class_agnostic_boxes, class_agnostic_masks: see StandardRoIHeads.
         options: thresholds and sampling, see BoxRoIHeads.
 
     Raises:
@@ -45,6 +47,8 @@ class StageRoIHeads(BoxRoIHeads):
         sampling_ratio: int = 2,
         aligned: bool = True,
         mask_dim: int = 256,
+        class_agnostic_boxes: bool = False,
+        class_agnostic_masks: bool = False,
         **options: Any,
     ):
         if isinstance(stage, str):
@@ -53,12 +57,12 @@ class StageRoIHeads(BoxRoIHeads):
         super().__init__(
             RoIPooler(feature_specs, pool_size, sampling_ratio, aligned),
             nn.Identity(),
-            Float32BoxPredictor(channels, num_classes + 1),
+            Float32BoxPredictor(channels, num_classes + 1, class_agnostic_boxes),
             **options,
         )
         self.stage = stage
         if masks:
-            self.mask_predictor = Float32MaskPredictor(channels, mask_dim, num_classes + 1)
+            self.mask_predictor = Float32MaskPredictor(channels, mask_dim, num_classes + 1, class_agnostic_masks)
 
     def has_mask(self) -> bool:
         return self.mask_predictor is not None
@@ -88,8 +92,14 @@ class StageRoIHeads(BoxRoIHeads):
         return roi_features, *self.box_predictor(roi_features.mean(dim=(2, 3)))
 
     def predict_masks(
-        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]], roi_features: Tensor
+        self,
+        features: dict[str, Tensor],
+        rois: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        roi_features: Tensor | None = None,
     ) -> Tensor:
+        if roi_features is None:
+            roi_features = self._run_stage(features, rois, image_shapes)
         return self.mask_predictor(roi_features)
 
     def _detections(
@@ -100,7 +110,7 @@ class StageRoIHeads(BoxRoIHeads):
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         detections = [dict(boxes=b, scores=s, labels=c) for b, s, c in zip(boxes, scores, labels)]
         if self.has_mask():
-            mask_logits = self.mask_predictor(self._run_stage(features, boxes, image_shapes))
+            mask_logits = self.predict_masks(features, boxes, image_shapes)
             for detection, masks in zip(detections, maskrcnn_inference(mask_logits, labels)):
                 detection["masks"] = masks
         return detections

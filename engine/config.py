@@ -113,7 +113,9 @@ class TrainConfig(Keys):
         description="Trackers of Accelerate that also get the log: tensorboard, wandb, mlflow, trackio, ...",
     )
     seed: Natural = Field(default=0, description="Seed of initial weights, data order, augmentation and sampling.")
-    init_from: str | None = Field(default=None, description="Checkpoint whose weights the run starts from.")
+    init_from: str | None = Field(
+        default=None, description="Checkpoint, run or detector of another library whose weights the run starts from."
+    )
     published: dict[str, Any] | None = Field(
         default=None, description="What others report for such a config: box_ap, mask_ap, source. For information only."
     )
@@ -127,7 +129,9 @@ class TrainConfig(Keys):
     )
     eval_only: bool = Field(default=False, exclude=True, description="Evaluate `checkpoint` instead of training.")
     checkpoint: str | None = Field(
-        default=None, exclude=True, description="Checkpoint, or folder of a run, that `eval_only` evaluates."
+        default=None,
+        exclude=True,
+        description="Checkpoint, folder of a run, or detector of another library that `eval_only` evaluates.",
     )
 
 

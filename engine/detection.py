@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,19 @@ from ..detectors.base import resolve_backbone
 from ..errors import InputError, shorten
 from ..evaluation.coco import CocoEvaluator
 from ..evaluation.tables import coco_table
+from ..evaluation.verdicts import content_of_images, judge
 from ..registry import DETECTORS, TASKS, build_detector, lookup
-from ..visualization.detections import save_grid
-from ..weights.sources import read_file, read_metadata
-from ..weights.torchvision_detectors import (
-    CLASS_LAYERS,
-    convert_torchvision_detector,
-    is_torchvision_detector,
-    select_classes,
-)
+from ..visualization.detections import save_judged_samples
+from ..weights.detector_sources import is_foreign, read_detector
+from ..weights.loading import fine_tune
+from ..weights.torchvision_detectors import CLASS_LAYERS
 from .augmentation_config import check_augmentation, name_callables
-from .checkpoint import find_checkpoint, fine_tune
 from .coco_results import save_details, save_predictions
 from .console import plain_console
 from .detection_config import EMBEDDED, DetectionConfig
+from .detector_classes import label_map, match_classes, start_state
 from .detector_config import check_detector, describe_detector, expand_detector
+from .foreign_detectors import config_of_foreign, fit_foreign, fit_own
 from .image_input import (
     adopt_image_metadata,
     image_channels,
@@ -44,9 +41,10 @@ from .image_input import (
     resolve_channels,
     set_normalisation,
 )
+from .judged_samples import judged_samples
 from .task import Split, Task
 
-NUM_PICTURES = 9
+NUM_PICTURES, MIN_SCORE = 8, 0.5
 
 
 @TASKS.register_module(name="detection")
@@ -60,6 +58,7 @@ class DetectionTask(Task):
         super().__init__(config)
         self.tasks: Sequence[str] = getattr(lookup(DETECTORS, config.model["type"]), "tasks", ("bbox",))
         self.masks = "segm" in self.tasks
+        self._labels: Tensor | None = None  # of the data, by label of the model; see `label_map`
         self.main_metric = "segm/AP" if self.masks else "bbox/AP"
 
     @classmethod
@@ -71,12 +70,25 @@ class DetectionTask(Task):
         """Check the arguments of every part, and write out `norm` and `freeze` of the backbone."""
         check_detector(config.model)
         check_augmentation(config, has_masks="segm" in cls(config).tasks)
+        if config.init_from is not None:
+            fit = fit_foreign if is_foreign(config.init_from) else fit_own
+            config = fit(config, config.init_from)
         backbone = resolve_backbone(resolve_channels(config))
         return config.model_copy(update={"model": config.model | {"backbone": backbone}})
 
     @classmethod
     def describe_model(cls, config: DetectionConfig) -> list[str]:
         return describe_detector(config.model)
+
+    @classmethod
+    def config_of(cls, source: str) -> dict[str, Any] | None:
+        return config_of_foreign(source)
+
+    def read_trained(self, source: str) -> tuple[DetectionConfig, Mapping[str, Tensor], Mapping[str, Any]]:
+        if not is_foreign(source):
+            return super().read_trained(source)
+        found = read_detector(source)
+        return fit_foreign(self.config, source), found.state, found.metadata
 
     def open_split(self, split: Split) -> CocoDataset:
         if split == "val":
@@ -101,29 +113,15 @@ class DetectionTask(Task):
         return dataset
 
     def metadata(self, dataset: CocoDataset) -> dict[str, Any]:
-        """Return ids and names of the categories, in the order of the labels, and how images are read."""
+        """Return ids and names of the categories, in the order of the labels, and size and values of the images."""
         classes = {"category_ids": dataset.category_ids, "category_names": dataset.names}
         return classes | image_metadata(self.config, dataset)
 
     def adopt_metadata(self, dataset: CocoDataset, metadata: Mapping[str, Any], where: str) -> None:
         """Give the dataset's classes the labels of the classes with the same names; read images as in training."""
         adopt_image_metadata(self.config, dataset, metadata)
-        names, ids = metadata["category_names"], metadata["category_ids"]
-        if (dataset.names, dataset.category_ids) == (names, ids):
-            return
-        path = dataset.annotations.path
-        if sorted(dataset.names) != sorted(names) or len(set(names)) < len(names):
-            if sorted(dataset.names) == sorted(names):
-                doubled = shorten(", ".join(sorted({name for name in names if names.count(name) > 1})))
-                raise InputError(
-                    f"classes of {where} ({path}) have other ids, and cannot be matched by name: {doubled}"
-                )
-            missing = ", ".join(sorted(set(names) - set(dataset.names))) or "none"
-            unknown = ", ".join(sorted(set(dataset.names) - set(names))) or "none"
-            differences = f"missing: {shorten(missing)}, unknown: {shorten(unknown)}"
-            raise InputError(f"the classes of {where} ({path}) differ from those of the model; {differences}")
-        dataset.reorder_classes(names)
-        plain_console().print(f"{path}: ids or order of the classes differ from the model's; they are matched by name")
+        self._labels = label_map(metadata)
+        match_classes(dataset, metadata, where)
 
     def build_model(self, metadata: Mapping[str, Any], load_weights: bool) -> nn.Module:
         classes = len(metadata["category_ids"])
@@ -132,21 +130,11 @@ class DetectionTask(Task):
         return model
 
     def start_from(self, model: Any, path: str, metadata: Mapping[str, Any]) -> list[str]:
-        """Load a checkpoint or a detector of torchvision.
+        """Load a checkpoint of ours or a detector of another library.
 
         Class layers keep the rows of the same names; they start anew if a class is missing in the checkpoint.
         """
-        state = read_file(find_checkpoint(path))
-        names, trained_names = metadata["category_names"], read_metadata(path).get("category_names", [])
-        if is_torchvision_detector(state):
-            state = convert_torchvision_detector(state, names)
-        elif trained_names != names and set(names) <= set(trained_names):
-            offset = model.label_offset  # 1 if the layers have a row of the background
-            rows = [trained_names.index(name) + offset for name in names]
-            state = select_classes(state, rows, len(trained_names) + offset)
-        elif trained_names and trained_names != names:  # other classes, perhaps as many: no row keeps its meaning
-            state |= {key: value[:0] for key, value in state.items() if any(layer in key for layer in CLASS_LAYERS)}
-        return fine_tune(model, state, path, CLASS_LAYERS)
+        return fine_tune(model, start_state(path, metadata["category_names"], model.label_offset), path, CLASS_LAYERS)
 
     def losses(self, model: Any, items: Sequence[tuple[Tensor, dict]]) -> dict[str, Tensor]:
         images, targets = self._split(items)
@@ -165,7 +153,15 @@ class DetectionTask(Task):
 
     def predict(self, model: nn.Module, items: Sequence[tuple[Tensor, dict]]) -> list[dict[str, Tensor]]:
         """Return detections in pixels of the images on disk."""
-        return model([image for image, _ in items], output_sizes=[target["size"] for _, target in items])
+        outputs = model([image for image, _ in items], output_sizes=[target["size"] for _, target in items])
+        return [self._used(output) for output in outputs]
+
+    def _used(self, output: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return detections with the labels of the data, without those of rows that do not stand for a class."""
+        if self._labels is None:
+            return output
+        labels = self._labels.to(output["labels"].device)[output["labels"]]
+        return {name: values[labels >= 0] for name, values in (output | {"labels": labels}).items()}
 
     def evaluator(self, dataset: CocoDataset) -> CocoEvaluator:
         content, config = dataset.annotations.content, self.config
@@ -210,20 +206,28 @@ class DetectionTask(Task):
     def save_pictures(
         self, model: nn.Module, dataset: CocoDataset, folder: Path, device: torch.device
     ) -> Sequence[Path]:
-        """Write `predictions.png`: ground truth and detections of the first readable images."""
-        dataset = self._variant(dataset, training=False)
-        items = (dataset[index, 0] for index in range(len(dataset)))
-        readable = (item for item in items if not isinstance(item, Unreadable))
-        samples = []
+        """Write `predictions.png`: ground truth and detections of the first readable images, coloured by verdict."""
         model.eval()
+        outputs: dict[Any, dict[str, Tensor]] = {}
         with torch.inference_mode():
-            for image, target in islice(readable, NUM_PICTURES):
-                output = model([image.to(device)])[0]
-                target |= {"masks": target["masks"].dense()} if self.masks else {}
-                samples.append((image, target, {key: value.cpu() for key, value in output.items()}))
-        if not samples:
+            for index in range(len(dataset)):
+                item = dataset[index, 0]
+                if isinstance(item, Unreadable):
+                    continue
+                image, target = item
+                [output] = self.predict(model, [(image.to(device), target)])
+                outputs[target["image_id"]] = {key: value.cpu() for key, value in output.items()}
+                if len(outputs) == NUM_PICTURES:
+                    break
+        if not outputs:
             return []
-        save_grid(folder / "predictions.png", samples, dataset.names)
+        content = content_of_images(dataset.annotations.content, outputs.keys())
+        evaluator = CocoEvaluator(content, self.tasks, max_dets=self.config.max_dets, category_ids=dataset.category_ids)
+        for image_id, output in outputs.items():
+            evaluator.add(image_id, output)
+        verdicts = judge(evaluator, evaluator.kinds[-1], MIN_SCORE)
+        samples = list(judged_samples(evaluator, dataset, verdicts, list(outputs)))
+        save_judged_samples(folder / "predictions.png", samples, evaluator.category_names, MIN_SCORE)
         return [folder / "predictions.png"]
 
     @property

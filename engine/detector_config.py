@@ -37,7 +37,7 @@ def expand_detector(values: dict[str, Any], overrides: Mapping[str, Any]) -> dic
     """Return config values with every part of the model as a dict, also if it is left to the detector's default.
 
     A part whose type is overridden gets the new type and loses the arguments that the new type does not take. If the
-    overrides remove the weights, `norm` and `freeze` go too: the file chose them for these weights.
+    overrides remove the weights, `norm`, `freeze` and `channel_order` go too: the file chose them for these weights.
     """
     model = _expand_part(DETECTORS, "model", values.get("model"), None, overrides)
     if not isinstance(model, dict):
@@ -48,7 +48,9 @@ def expand_detector(values: dict[str, Any], overrides: Mapping[str, Any]) -> dic
             default = arguments[name].default if isinstance(arguments[name].default, str) else None
             model[name] = _expand_part(PARTS[name], f"model.{name}", model.get(name, default), default, overrides)
     if isinstance(model.get("backbone"), dict) and overrides.get("model.backbone.weights", "") is None:
-        kept = {key: value for key, value in model["backbone"].items() if key not in ("norm", "freeze")}
+        kept = {
+            key: value for key, value in model["backbone"].items() if key not in ("norm", "freeze", "channel_order")
+        }
         model["backbone"] = kept
     return values | {"model": model}
 

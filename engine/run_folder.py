@@ -25,6 +25,9 @@ RESULT_FILES = (
     "predictions.png",
     "pr_curves.png",
     "confusion_matrix.png",
+    "calibration.png",
+    "environment.json",
+    "report.html",
 )
 
 

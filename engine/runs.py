@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from torch import nn
 from ..data.loader import worker_count
 from ..errors import InputError, shorten
 from ..layers.norm import check_sync_norms
+from ..registry import TASKS, lookup
+from ..weights.checkpoints import checkpoint_files
+from ..weights.loading import fine_tune
 from .checkpoint import CheckpointError, load_weights, read_checkpoint, remove_leftovers
 from .config import TrainConfig, save_config
-from .console import plain_console
+from .console import plain_console, progress_bars
 from .distributed import from_main_process, main_process_first, make_accelerator, one_error_message, together
-from .evaluate import Evaluation, progress_bars
+from .environment import save_environment
+from .evaluate import Evaluation
 from .numerics import check_precision, enable_determinism
 from .optimization import check_best_metric
-from .resume import compare_configs, continue_log, resumable_state
+from .resume import adopt_settled, compare_configs, continue_log, resumable_state
 from .run_folder import create_work_dir, resolve_work_dir
 from .run_lock import RunLock
 from .signals import StopSignals
@@ -75,6 +80,8 @@ def train(config: TrainConfig, name: str, console: Console, accelerator: Acceler
             from_main_process(accelerator, create_folder)
             from_main_process(accelerator, lambda: remove_leftovers(place.path))
             state = together(accelerator, lambda: resumable_state(place.path))
+        if state is not None:
+            config = adopt_settled(state["config"], config)
         changes = together(accelerator, lambda: compare_configs(state["config"], config) if state else [])
         task = build_task(config)
         training, validation = main_process_first(accelerator, lambda: _open_splits(task, state))
@@ -88,6 +95,7 @@ def train(config: TrainConfig, name: str, console: Console, accelerator: Acceler
         def begin() -> None:
             with _writing(folder):
                 save_config(config, folder / "config.py")
+                save_environment(folder)
             if state is not None:
                 continue_log(folder / "log.jsonl", trainer.iteration, trainer.evaluates_first)
             start_trackers(accelerator, config, folder, name)
@@ -114,18 +122,18 @@ def train(config: TrainConfig, name: str, console: Console, accelerator: Acceler
 
 def evaluate_checkpoint(config: TrainConfig, name: str, console: Console, accelerator: Accelerator) -> dict[str, float]:
     """Evaluate the checkpoint that a config names, with the model that it was trained as."""
-    state = together(accelerator, lambda: read_checkpoint(str(config.checkpoint)))
-    config = config.model_copy(update={"model": state["config"]["model"]})
+    trained = together(accelerator, lambda: build_task(config).read_trained(str(config.checkpoint)))
+    config, state, metadata = trained
     task = build_task(config)
 
     def open_validation() -> Any:
         dataset = task.open_split("val")
-        task.adopt_metadata(dataset, state["metadata"], "the validation data")
+        task.adopt_metadata(dataset, metadata, "the validation data")
         return dataset
 
     def build_model() -> nn.Module:
-        model = task.build_model(state["metadata"], load_weights=False)
-        load_weights(model, state["model"], str(config.checkpoint))
+        model = task.build_model(metadata, load_weights=False)
+        fine_tune(model, state, str(config.checkpoint))
         return model
 
     validation = main_process_first(accelerator, open_validation)
@@ -139,13 +147,22 @@ def evaluate_checkpoint(config: TrainConfig, name: str, console: Console, accele
     if accelerator.is_main_process:
         with create_work_dir(place, config) as lock:
             with _writing(lock.folder):
+                if not checkpoint_files(lock.folder):  # a training run in this folder keeps its own
+                    save_config(config, lock.folder / "config.py")
+                    save_environment(lock.folder)
                 task.save_pictures(model, validation, lock.folder, accelerator.device)
             _report(task, metrics, evaluator, skipped, lock.folder, console)
     return metrics
 
 
-def saved_run(path: str) -> tuple[dict[str, Any], str]:
-    """Return the config and the name of the run that a checkpoint, or a folder with one, belongs to."""
+def saved_run(path: str, task: str = "detection") -> tuple[dict[str, Any], str]:
+    """Return the config and the name of the run that a checkpoint, or a folder with one, belongs to.
+
+    A model of another library has the config of its task's `config_of`.
+    """
+    values = lookup(TASKS, task).config_of(path)  # type: ignore[attr-defined]
+    if values is not None:
+        return values, re.sub(r"\W+", "_", path.rpartition("/")[2].rpartition(":")[2])
     resolved = Path(path).resolve()
     return read_checkpoint(path)["config"], resolved.name if resolved.is_dir() else resolved.parent.name
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError, shorten
 from ..registry import TASKS, lookup
+from ..weights.loading import fine_tune
 from ..weights.sources import read_file
-from .checkpoint import find_checkpoint, fine_tune
+from .checkpoint import find_checkpoint, read_checkpoint
 from .config import TrainConfig
 
 Split = Literal["train", "val"]
@@ -109,6 +110,21 @@ class Task(Protocol):
         for key, value in metadata.items():
             if present.get(key) != value:
                 raise InputError(f"{where} has {key} {shorten(present.get(key))}, expected {shorten(value)}")
+
+    def read_trained(self, source: str) -> tuple[Any, Mapping[str, Tensor], Mapping[str, Any]]:
+        """Return a trained model: a config with the model that it was trained as, its state dict and its metadata.
+
+        Raises:
+            InputError: `source` cannot be read, or does not fit the config.
+        """
+        content = read_checkpoint(source)
+        config = self.config.model_copy(update={"model": content["config"]["model"]})
+        return config, content["model"], content["metadata"]
+
+    @classmethod
+    def config_of(cls, source: str) -> dict[str, Any] | None:
+        """Return the values of a config to evaluate a model of another library, or None for a run of ours."""
+        return None
 
     def start_from(self, model: nn.Module, path: str, metadata: Mapping[str, Any]) -> list[str]:
         """Load weights of another run, or another state dict; return the keys that keep their random values."""

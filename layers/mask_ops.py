@@ -37,6 +37,36 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> 
     return masks
 
 
+def sample_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sample each mask at the centres of the pixels in its box, and keep those with a probability of at least 0.5.
+
+    Box and mask are continuous, as in detectron2 and mmdetection: outside of the box a mask is zero, and between the
+    centres of its cells bilinear.
+
+    Args:
+        probabilities, boxes, size: see `paste_masks`.
+
+    Returns:
+        N x height x width bool.
+    """
+    height, width = size
+    masks = boxes.new_zeros((len(boxes), height, width), dtype=torch.bool)
+    for mask, grid, box in zip(masks, probabilities, boxes, strict=True):
+        left, top = (int(side) for side in (box[:2].floor() - 1).clamp(min=0).tolist())
+        right, bottom = (min(int(side) + 1, limit) for side, limit in zip(box[2:].ceil().tolist(), (width, height)))
+        if left >= right or top >= bottom:
+            continue
+        x = (torch.arange(left, right, device=box.device) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
+        y = (torch.arange(top, bottom, device=box.device) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
+        points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        patch = F.grid_sample(grid[None], points[None].to(grid.dtype), align_corners=False)[0, 0]
+        mask[top:bottom, left:right] = patch >= 0.5
+    return masks
+
+
+PASTES = {"torchvision": paste_masks, "detectron2": sample_masks}
+
+
 def encode_masks(masks: Tensor) -> list[dict]:
     """Encode masks as COCO's compressed RLE, with text counts that JSON can hold.
 

@@ -8,8 +8,12 @@ can be set, parts of the model by dotted keys; `none` is None. Short keys: backb
 (model.neck.type), weights= (model.backbone.weights).
 
     resume=true work_dir=FOLDER              continue a run from its last checkpoint
-    init_from=CHECKPOINT                     start from the weights of another run (fine-tuning)
-    eval_only=true checkpoint=CHECKPOINT     evaluate
+    init_from=SOURCE                         start from the weights of another detector (fine-tuning)
+    eval_only=true checkpoint=SOURCE         evaluate
+
+A SOURCE is a checkpoint or the folder of a run, or a detector of another library: torchvision:maskrcnn_resnet50_fpn_v2,
+detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x, or a file of torchvision, detectron2 (with cfg.yaml beside it) or
+mmdetection.
 """
 
 import functools
@@ -38,7 +42,7 @@ def train_or_evaluate(names: Sequence[str], overrides: dict[str, Any]) -> None:
     key = "checkpoint" if overrides.get("eval_only") else "work_dir" if overrides.get("resume") else None
     saved = overrides.get(key) if key else None
     if saved and not names:
-        values, name = saved_run(str(saved))
+        values, name = saved_run(str(saved), str(overrides.get("task", "detection")))
         run(load_config(values, overrides), name)
     else:
         path = find_config(one_name(names or [DEFAULT_CONFIG], "config"))

@@ -1,8 +1,6 @@
 """Configs that match torchvision's published detectors, and the conversion of their state-dict keys.
 
-    state = torch.load("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", weights_only=True)
-    detector = build_detector(TORCHVISION_CONFIGS["maskrcnn_resnet50_fpn"])
-    detector.load_state_dict(convert_torchvision_detector(state), strict=False)
+    detector = build_detector("torchvision:maskrcnn_resnet50_fpn")          # see torchvision_sources.py
 
 Their classes are COCO's 91 category ids as labels: row 0 is the background (RoI heads) or unused (RetinaNet), and
 eleven ids have no category. The COCO_V1 weights of the forms without "_v2" were trained with frozen norms of
@@ -10,17 +8,25 @@ eleven ids have no category. The COCO_V1 weights of the forms without "_v2" were
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-CLASS_NAMES = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])  # by row; "N/A" for unused ids
+from .class_lists import COCO_ROWS as CLASS_NAMES
+
 CLASS_LAYERS = ("box_predictor.", "mask_fcn_logits.", "classification_head.cls_logits.")  # one or more rows per class
-KEY_PATTERNS = (
+# The published files without "_v2" are older than torchvision 0.12, which put convolutions with what follows them into
+# a Sequential; its modules rename these keys when they load.
+KEY_PATTERNS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^backbone\.body\.", "backbone."),
     (r"^backbone\.fpn\.", "neck."),
-    (r"^(neck\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),  # files from before torchvision 0.12
+    (r"^(neck\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (r"^roi_heads\.mask_head\.mask_fcn(\d)\.", lambda match: f"roi_heads.mask_head.{int(match[1]) - 1}.0."),
+    (
+        r"^(head\.(?:classification|regression)_head\.conv)\.(\d)\.(weight|bias)$",  # every second one is a ReLU
+        lambda match: f"{match[1]}.{int(match[2]) // 2}.0.{match[3]}",
+    ),
 )
 
 _RPN = dict(type="rpn", round_anchors=True, post_nms_top_n=(2000, 1000))
@@ -49,17 +55,15 @@ TORCHVISION_CONFIGS: dict[str, dict] = {
 }
 
 
-def is_torchvision_detector(state: Mapping) -> bool:
-    """Return whether a state dict has the keys of a torchvision detector with an FPN."""
-    return all(any(key.startswith(prefix) for key in state) for prefix in ("backbone.body.", "backbone.fpn."))
+def has_trained_norms(state: Iterable[str]) -> bool:
+    """Return whether a torchvision detector is a "_v2": all its norms were trained, with an epsilon of 1e-5."""
+    return any(re.search(r"conv\.\d\.1\.|inner_blocks\.0\.1\.", key) for key in state)
 
 
 def convert_torchvision_detector(
     state: Mapping[str, Tensor], class_names: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """Return a torchvision detection state dict under the keys of this package's detectors.
-
-    torchvision's heads rename older keys of their own when they load.
+    """Return a torchvision detection state dict, of any version, under the keys of this package's detectors.
 
     Args:
         state: torchvision's state dict.
@@ -76,8 +80,18 @@ def convert_torchvision_detector(
     return select_classes(renamed, [CLASS_NAMES.index(name) for name in class_names], len(CLASS_NAMES))
 
 
+def export_torchvision_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of this package under the keys of torchvision's detectors (of torchvision 0.12 and later)."""
+    prefixes = {"backbone.": "backbone.body.", "neck.": "backbone.fpn."}
+    return {
+        re.sub(r"^(?:backbone|neck)\.", lambda match: prefixes[match[0]], key): value for key, value in state.items()
+    }
+
+
 def select_classes(state: Mapping[str, Tensor], rows: Sequence[int], num_rows: int) -> dict[str, Tensor]:
     """Return a detector's state dict whose class layers keep some classes, in the order of `rows`.
+
+    Layers that predict one box or mask for all classes stay as they are.
 
     Args:
         state: state dict under the keys of this package's detectors.
@@ -88,6 +102,6 @@ def select_classes(state: Mapping[str, Tensor], rows: Sequence[int], num_rows: i
     for key, value in state.items():
         if "classification_head.cls_logits." in key:  # rows: anchor, class
             selected[key] = value.unflatten(0, (-1, num_rows))[:, rows].flatten(0, 1)
-        elif any(layer in key for layer in CLASS_LAYERS):  # rows: class, box coordinate (if any)
+        elif any(layer in key for layer in CLASS_LAYERS) and len(value) == num_rows * (4 if "bbox_pred." in key else 1):
             selected[key] = value.unflatten(0, (num_rows, -1))[[0, *rows]].flatten(0, 1)
     return selected

@@ -4,7 +4,7 @@ What differs is order. detectron2 has the background as last class, no box delta
 anchors of a cell by size, then ratio. Here the background is the first class and ratios come first, as in torchvision.
 """
 
-import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,61 +13,16 @@ from helpers import oracle, oracle_weights, relative_error, thinned
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
-from detbackbones import build_detector
+from detbackbones.detectors.pretrained import build_from_source
+from detbackbones.weights.detectron2_sources import read_detectron2_file
 
 IMAGE_SIZE = (160, 224)
-FORMS = {
-    "fpn": dict(backbone=dict(type="resnet50"), neck="fpn", roi_heads=dict(type="standard")),
-    "dc5": dict(
-        backbone=dict(type="resnet50_dc5", out_features=("c5",)), neck="identity", roi_heads=dict(type="standard")
-    ),
-    "c4": dict(
-        backbone=dict(type="resnet50", out_features=("c4", "c5")),
-        neck="identity",
-        roi_heads=dict(type="stage", stage="c5"),
-    ),
-}
-KEYS = (
-    (r"^backbone\.fpn_lateral(\d)\.", lambda m: f"neck.inner_blocks.{int(m[1]) - 2}.0."),
-    (r"^backbone\.fpn_output(\d)\.", lambda m: f"neck.layer_blocks.{int(m[1]) - 2}.0."),
-    (r"^backbone\.(?:bottom_up\.)?stem\.", "backbone."),
-    (r"^backbone\.(?:bottom_up\.)?res(\d)\.", lambda m: f"backbone.layer{int(m[1]) - 1}."),
-    (r"^roi_heads\.res5\.", "roi_heads.stage."),
-    (r"\.conv(\d)\.norm\.", r".bn\1."),
-    (r"\.shortcut\.norm\.", ".downsample.1."),
-    (r"\.shortcut\.", ".downsample.0."),
-    (r"^proposal_generator\.rpn_head\.conv\.", "rpn.head.conv.0.0."),
-    (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.head.cls_logits."),
-    (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.head.bbox_pred."),
-    (r"^roi_heads\.box_head\.fc1\.", "roi_heads.box_head.fc6."),
-    (r"^roi_heads\.box_head\.fc2\.", "roi_heads.box_head.fc7."),
-    (r"^roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0."),
-    (r"^roi_heads\.mask_head\.deconv\.", "roi_heads.mask_predictor.conv5_mask."),
-    (r"^roi_heads\.mask_head\.predictor\.", "roi_heads.mask_predictor.mask_fcn_logits."),
-)
+FORMS = ("fpn", "dc5", "c4")
 
 
 def swap_anchor_axes(value: Tensor, outer: int, inner: int) -> Tensor:
     """Reorder anchors along axis 0: (outer, inner, rest) -> (inner, outer, rest)."""
     return value.unflatten(0, (outer, inner, -1)).transpose(0, 1).flatten(0, 2)
-
-
-def convert_state(state: dict[str, Tensor], sizes: int) -> dict[str, Tensor]:
-    """Return detectron2's state dict under our keys and in our order; `sizes` is the number of sizes per cell."""
-    converted = {}
-    for key, value in state.items():
-        for pattern, replacement in KEYS:
-            key = re.sub(pattern, replacement, key)
-        if key.startswith(("rpn.head.cls_logits.", "rpn.head.bbox_pred.")):
-            value = swap_anchor_axes(value, sizes, 3)
-        elif ".cls_score." in key:
-            value = torch.cat([value[-1:], value[:-1]])
-        elif ".box_predictor.bbox_pred." in key:
-            value = torch.cat([torch.zeros_like(value[:4]), value])
-        elif ".mask_fcn_logits." in key:
-            value = torch.cat([torch.zeros_like(value[:1]), value])
-        converted[key] = value
-    return converted
 
 
 def rpn_outputs(detector, features, image, sizes) -> dict[str, Tensor]:
@@ -104,20 +59,15 @@ def roi_outputs(heads, features, boxes, is_c4) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", FORMS)
 @torch.no_grad()
-def test_detectron2_is_reproduced(oracles, name):
+def test_detectron2_is_reproduced(oracles, tmp_path, name):
     facts, expected = oracle(oracles, f"detectron2_mask_rcnn_r50_{name}")
-    cfg = dict(type="mask_rcnn", num_classes=80, **FORMS[name])
-    cfg["backbone"] = cfg["backbone"] | dict(stride_in_1x1=True)
-    cfg["roi_heads"] = cfg["roi_heads"] | dict(aligned=True, sampling_ratio=0)
+    shutil.copy(oracles / f"detectron2_end_to_end_mask_rcnn_r50_{name}.yaml", tmp_path / "cfg.yaml")
+    source = read_detectron2_file(tmp_path / "model_final.pth", oracle_weights(facts["keys"]))
+    detector = build_from_source(source).eval()
     sizes = 1 if name == "fpn" else 5
-    detector = build_detector(cfg).eval()
-    state = convert_state(oracle_weights(facts["keys"]), sizes)
-    report = detector.load_state_dict(state, strict=False)
-    assert report.unexpected_keys == []
-    assert [key for key in report.missing_keys if not key.endswith("num_batches_tracked")] == []
 
     image = torch.from_numpy(np.random.RandomState(7).standard_normal((1, 3, *IMAGE_SIZE)).astype(np.float32))
-    features = detector.neck(detector.backbone(image))
+    features = detector.neck(detector.backbone(image.flip(1)))  # detectron2 takes BGR
     actual = {f"feature_{level.replace('c', 'res')}": thinned(feature) for level, feature in features.items()}
     actual |= rpn_outputs(detector, features, image, sizes)
     actual |= roi_outputs(detector.roi_heads, features, expected["boxes"], name == "c4")

@@ -1,6 +1,7 @@
 """torchvision's detectors and ours compute the same with the same weights: heads on equal features, and from images."""
 
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from helpers import maps, objects, randomise, relative_error
 from torchvision.models.detection.image_list import ImageList
 
 from detbackbones import build_detector
+from detbackbones.detectors.pretrained import build_from_source
 from detbackbones.weights.torchvision_detectors import TORCHVISION_CONFIGS, convert_torchvision_detector
+from detbackbones.weights.torchvision_sources import read_torchvision_file
 
 RCNN = [name for name in TORCHVISION_CONFIGS if "rcnn" in name]
 RETINANET = [name for name in TORCHVISION_CONFIGS if "retinanet" in name]
@@ -30,6 +33,16 @@ def build_pair(name):
     detector.backbone.preprocess.mean.zero_()
     detector.backbone.preprocess.std.fill_(1)
     return reference.eval(), detector.eval()
+
+
+def build_product_pair(name):
+    """Return the same pair, with ours as `build_detector(weights=FILE)` builds it from torchvision's state dict."""
+    reference, _ = build_pair(name)
+    source = read_torchvision_file(Path(f"{name}.pth"), reference.state_dict())
+    detector = build_from_source(source, backbone=dict(norm_eps=1e-5))  # as without published weights
+    detector.backbone.preprocess.mean.zero_()
+    detector.backbone.preprocess.std.fill_(1)
+    return reference, detector.eval()
 
 
 def set_roi_heads(reference, detector, **values):
@@ -79,7 +92,7 @@ def assert_equal_losses(actual, expected, tolerance):
 @torch.no_grad()
 def test_rcnn_detections_on_equal_features(name):
     """Proposals bit for bit; detections up to the order of RoIAlign's sums."""
-    reference, detector = build_pair(name)
+    reference, detector = build_product_pair(name)
     set_roi_heads(reference, detector, score_thresh=0.0, detections_per_img=20)
     features, reference_features = random_features(detector)
     images = ImageList(torch.zeros(2, 3, *SIZE), SIZES_IN_BATCH)
@@ -178,11 +191,11 @@ def test_rcnn_losses_of_images(name):
     assert_equal_losses(roi_losses, {name: expected[name] for name in roi_losses}, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
+@pytest.mark.parametrize("name", TORCHVISION_CONFIGS)
 @torch.no_grad()
 def test_detections_of_images(name, monkeypatch):
     """torchvision's whole forward on our features, because float noise in them would swap near ties."""
-    reference, detector = build_pair(name)
+    reference, detector = build_product_pair(name)
     if name in RCNN:
         set_roi_heads(reference, detector, score_thresh=0.0, detections_per_img=20)
     else:
@@ -198,8 +211,8 @@ def test_detections_of_images(name, monkeypatch):
     (actual,), (expected,) = detector(images), reference(images)
     assert len(actual["boxes"]) == len(expected["boxes"]) == 20
     assert torch.equal(actual["labels"] + detector.label_offset, expected["labels"])
-    assert relative_error(actual["scores"], expected["scores"]) <= 1e-5
-    assert relative_error(actual["boxes"], expected["boxes"]) <= 1e-5
+    assert (actual["scores"] - expected["scores"]).abs().max() <= 1e-4  # norms in the heads of "_v2" are folded
+    assert (actual["boxes"] - expected["boxes"]).abs().max() <= 1e-2
     assert ("masks" in actual) == ("masks" in expected)
     if "masks" in expected:
         assert actual["masks"].any()

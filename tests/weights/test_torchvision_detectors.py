@@ -7,13 +7,14 @@ import torch
 import torchvision
 
 from detbackbones import build_detector
-from detbackbones.engine.checkpoint import fine_tune
+from detbackbones.weights.loading import fine_tune
+from detbackbones.weights.recognition import detector_library
 from detbackbones.weights.torchvision_detectors import (
     CLASS_LAYERS,
     CLASS_NAMES,
     TORCHVISION_CONFIGS,
     convert_torchvision_detector,
-    is_torchvision_detector,
+    select_classes,
 )
 
 # files from before torchvision 0.12 have these keys; torchvision's server still serves them
@@ -43,7 +44,7 @@ def published_state(name):
 @pytest.mark.parametrize("name", TORCHVISION_CONFIGS)
 def test_published_keys_load(name):
     state = published_state(name)
-    assert is_torchvision_detector(state)
+    assert detector_library(state) == "torchvision"
     detector = build_detector(TORCHVISION_CONFIGS[name])
     assert fine_tune(detector, convert_torchvision_detector(state), "published.pth", CLASS_LAYERS) == []
     weights = dict(detector.named_parameters())
@@ -56,7 +57,7 @@ def test_published_keys_load(name):
 
 
 def test_our_own_keys_are_not_torchvisions():
-    assert not is_torchvision_detector(build_detector("retinanet", backbone="resnet18").state_dict())
+    assert detector_library(build_detector("retinanet", backbone="resnet18").state_dict()) == "detbackbones"
 
 
 def test_mask_rcnn_keeps_the_rows_of_known_classes():
@@ -81,6 +82,13 @@ def test_retinanet_keeps_the_rows_of_known_classes():
     assert fine_tune(detector, converted, "published.pth", CLASS_LAYERS) == []
     key = "head.classification_head.cls_logits.bias"
     assert torch.equal(detector.state_dict()[key].view(9, 3), state[key].view(9, 91)[:, [1, 18, 90]])
+
+
+def test_predictors_for_all_classes_at_once_stay():
+    state = {f"roi_heads.box_predictor.{name}.bias": torch.arange(4.0) for name in ("cls_score", "bbox_pred")}
+    state["roi_heads.mask_predictor.mask_fcn_logits.bias"] = torch.zeros(1)
+    selected = select_classes(state, [3, 1], num_rows=4)
+    assert [value.tolist() for value in selected.values()] == [[0, 3, 1], [0, 1, 2, 3], [0]]
 
 
 @pytest.mark.parametrize(
