@@ -1,0 +1,72 @@
+"""docs/weights.md: published figures are those of the tables, names of sources exist, and every command is accepted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from torchvision.models import get_model_weights
+
+from detbackbones.engine.config import find_config, load_config
+from detbackbones.errors import InputError
+from detbackbones.tools.cli import SUBCOMMANDS, parse_pairs
+from detbackbones.weights.detector_sources import read_detector
+from detbackbones.weights.detectron2_zoo import COCO, ZOO
+from detbackbones.weights.named_sources import find_named
+from detbackbones.weights.torchvision_detectors import TORCHVISION_CONFIGS
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.removeprefix("detbackbones ")
+    for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.S | re.M)
+    for line in block.splitlines()
+]
+# `NAME` stands for a name
+SOURCES = sorted(
+    set(
+        re.findall(
+            r"(?<!backbone=)\b(?:torchvision|detectron2|caffe2|openmmlab|open-mmlab|timm):(?!NAME)[^\s`,*]+", PAGE
+        )
+    )
+)
+
+
+def published_rows() -> list[str]:
+    """Return the rows of the table of published AP, from the tables that the sources have."""
+    rows = [(f"detectron2:{name}", entry.box_ap, entry.mask_ap) for name, entry in ZOO.items() if entry.dataset == COCO]
+    for name in TORCHVISION_CONFIGS:
+        metrics = get_model_weights(name)["COCO_V1"].meta["_metrics"]["COCO-val2017"]
+        rows.append((f"torchvision:{name}", metrics["box_map"], metrics.get("mask_map")))
+    return [f"| `checkpoint={name}` | {box:g} | {'' if mask is None else f'{mask:g} '}|" for name, box, mask in rows]
+
+
+def test_published_figures_are_those_of_the_tables():
+    rows = [line for line in PAGE.splitlines() if re.match(r"\| `checkpoint=\w", line)]
+    assert rows == published_rows()
+
+
+@pytest.mark.parametrize("row", published_rows(), ids=lambda row: row.split("`")[1].partition("=")[2])
+def test_the_card_has_the_figure_of_the_row(row):
+    _, command, box, mask, _ = (cell.strip() for cell in row.split("|"))
+    published = read_detector(command.strip("`").removeprefix("checkpoint=")).card.published
+    assert set(re.findall(r"\d+\.\d+|\d+", re.sub(r".*:", "", published))) == {box, *filter(None, [mask])}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_named_sources_exist(source):
+    try:
+        assert read_detector(source).card is not None
+    except InputError:
+        architecture = "resnet50d" if source == "timm:ra2_in1k" else "resnet50"
+        if source == "timm:in12k_ft_in1k":
+            architecture = "convnext_tiny"
+        assert find_named(source, architecture).card is not None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_have_known_keys(command):
+    name, *words = shlex.split(command)
+    assert name in SUBCOMMANDS
+    if name == "train":
+        values = parse_pairs([word for word in words if "=" in word])
+        load_config(find_config(words[0]), values)
