@@ -106,19 +106,46 @@ def scale_to_bytes(values: np.ndarray, image_range: Range) -> np.ndarray:
 def _read_pixels(path: Path, channels: int, image_range: Range | None) -> np.ndarray:
     """Return H x W x C uint8."""
     if path.suffix.lower() == ".npy":
-        return _from_numbers(open_array(path), channels, image_range)
+        return from_numbers(open_array(path), channels, image_range)
     with Image.open(path) as file:
         pages = channel_pages(file)
         if len(pages) > 1:
-            return _from_numbers(np.stack([_page(file, page) for page in pages], axis=2), channels, image_range)
-        if file.mode.startswith(("I", "F")):  # more than 8 bits
-            return _from_numbers(_numbers(file)[..., None], channels, image_range)
-        if image_range is not None and is_deep_colour(file):
-            raise ValueError(DEEP_COLOUR_PROBLEM)
-        if channels != len(file.getbands()) and has_hidden_bands(file):
-            raise ValueError(channels_problem(len(file.getbands()), channels))
-        pixels = _convert(_as_stored(file), channels)
-        return pixels if image_range is None else scale_to_bytes(pixels, image_range)
+            return from_numbers(np.stack([_page(file, page) for page in pages], axis=2), channels, image_range)
+        return from_pillow(file, channels, image_range)
+
+
+def from_pillow(image: Image.Image, channels: int, image_range: Range | None = None) -> np.ndarray:
+    """Return the pixels of an image that Pillow has opened, H x W x C uint8; see `read_image`.
+
+    Raises:
+        ValueError: it cannot be decoded, or does not give this number of channels.
+    """
+    if image.mode.startswith(("I", "F")):  # more than 8 bits
+        return from_numbers(_numbers(image)[..., None], channels, image_range)
+    if image_range is not None and is_deep_colour(image):
+        raise ValueError(DEEP_COLOUR_PROBLEM)
+    if channels != len(image.getbands()) and has_hidden_bands(image):
+        raise ValueError(channels_problem(len(image.getbands()), channels))
+    pixels = _convert(_as_stored(image), channels)
+    return pixels if image_range is None else scale_to_bytes(pixels, image_range)
+
+
+def from_numbers(values: np.ndarray, channels: int, image_range: Range | None = None) -> np.ndarray:
+    """Scale an array H x W x C to uint8, and convert it to another number of channels if it is grey or RGB.
+
+    Raises:
+        ValueError: it has another number of channels, or no finite value.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        raise ValueError("it has no finite value")
+    if image_range is not None or values.dtype != np.uint8:
+        values = scale_to_bytes(values, image_range or value_range(values))
+    found = values.shape[2]
+    if found in (1, 3) and found != channels:
+        return _convert(Image.fromarray(np.ascontiguousarray(values[..., 0] if found == 1 else values)), channels)
+    if found != channels:
+        raise ValueError(channels_problem(found, channels))
+    return np.array(values)  # in memory, if it was a mapped file
 
 
 def _page(file: Image.Image, number: int) -> np.ndarray:
@@ -147,20 +174,6 @@ def _as_stored(file: Image.Image) -> Image.Image:
         file.filename = ""  # else Pillow maps the file with width and height swapped, which scrambles it
         return file.transpose(UNDO[orientation])
     return file
-
-
-def _from_numbers(values: np.ndarray, channels: int, image_range: Range | None) -> np.ndarray:
-    """Scale an array H x W x C to uint8, and convert it if it is grey or RGB."""
-    if values.dtype.kind == "f" and not np.isfinite(values).any():
-        raise ValueError("it has no finite value")
-    if image_range is not None or values.dtype != np.uint8:
-        values = scale_to_bytes(values, image_range or value_range(values))
-    found = values.shape[2]
-    if found in (1, 3) and found != channels:
-        return _convert(Image.fromarray(np.ascontiguousarray(values[..., 0] if found == 1 else values)), channels)
-    if found != channels:
-        raise ValueError(channels_problem(found, channels))
-    return np.array(values)  # in memory, if it was a mapped file
 
 
 def _convert(image: Image.Image, channels: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from helpers import input_error
 from PIL import Image
 
-from detbackbones.data.image_listing import image_suffixes, list_images
+from detbackbones.data.image_listing import distinct_names, find_images, image_suffixes, list_images
 
 
 @pytest.fixture
@@ -81,3 +81,20 @@ def test_errors(here, inputs, words):
     touch("a/x.jpg", "b/x.png", "empty/x.txt")
     with input_error(*words):
         list_images(inputs, Path("out"))
+
+
+def test_patterns_are_matched_below_their_first_folder(here):
+    touch("a/x.jpg", "a/b/x.jpg", "a/b/y.png", "a/b/z.txt", "a/out/w.jpg")
+    found = [str(name) for name, _ in find_images(["a/**/*.*"], Path("a/out"))]
+    assert found == ["b/x.jpg", "b/y.png", "x.jpg"]
+    touch("odd[1].jpg")
+    assert names("odd[1].jpg") == {"odd[1]"}  # a file of that name comes first
+    with input_error("a/*.gif"):
+        list(find_images(["a/*.gif"], Path("out")))
+
+
+def test_distinct_names():
+    names = [Path(name) for name in ("x.jpg", "b/x.jpg", "y.png", "Y.jpg", "z.jpg", "z.jpg")]
+    chosen = distinct_names([(name, name) for name in names])
+    assert [str(name) for name in chosen] == ["x", "b/x", "y.png", "Y.jpg", "z.jpg", "z.jpg-2"]
+    assert distinct_names([]) == []
