@@ -9,7 +9,7 @@ from rich.console import Group
 from ..evaluation.coco import CocoEvaluator
 from ..evaluation.details import Details, class_labels, compute_details, write_class_csv
 from ..evaluation.tables import class_table, error_table
-from ..visualization.curves import save_confusion_matrices, save_pr_curves
+from .details_pictures import draw_calibration, draw_confusion, draw_pr_curves
 
 
 def save_predictions(evaluator: CocoEvaluator, folder: Path, for_pycocotools: bool = False) -> None:
@@ -29,17 +29,14 @@ def save_predictions(evaluator: CocoEvaluator, folder: Path, for_pycocotools: bo
 
 
 def save_details(evaluator: CocoEvaluator, folder: Path) -> Group:
-    """Write `per_class.csv`, `details.json`, `pr_curves.png` and `confusion_matrix.png`; return tables to print."""
+    """Write `per_class.csv`, `details.json` and pictures of its curves and matrices; return tables to print."""
     details = [compute_details(evaluator, kind) for kind in evaluator.kinds]
     write_class_csv(folder / "per_class.csv", details)
-    _write_json(folder / "details.json", {detail.kind: detail.as_dict() for detail in details})
-    labels = class_labels(details[0].classes)
-    save_pr_curves(
-        folder / "pr_curves.png", [(detail.kind, detail.recall, detail.precision, labels) for detail in details]
-    )
-    save_confusion_matrices(
-        folder / "confusion_matrix.png", [(_confusion_title(detail), detail.confusion, labels) for detail in details]
-    )
+    content = {detail.kind: detail.as_dict() for detail in details}
+    _write_json(folder / "details.json", content)
+    draw_pr_curves(folder / "pr_curves.png", content)
+    draw_confusion(folder / "confusion_matrix.png", content)
+    draw_calibration(folder / "calibration.png", content)
     return _tables(details)
 
 
@@ -52,11 +49,6 @@ def _tables(details: Sequence[Details]) -> Group:
     labels = class_labels(details[0].classes)
     classes = [class_table(detail.kind, detail.classes, labels) for detail in details]
     return Group(*classes, error_table({detail.kind: detail.errors["delta_ap"] for detail in details}))
-
-
-def _confusion_title(details: Details) -> str:
-    threshold = details.overall["threshold"]
-    return f"{details.kind}, IoU 0.5, " + ("no match" if threshold is None else f"score >= {threshold:.3g} (best F1)")
 
 
 def _write_json(path: Path, content: object) -> None:

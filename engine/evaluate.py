@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import nn
 
 from ..data.loader import evaluation_loader
@@ -19,19 +18,6 @@ from .distributed import from_main_process
 from .failures import attempt
 from .signals import StopSignals, ignore_stop_signals
 from .task import Task
-
-
-def progress_bars(console: Console) -> Progress:
-    """Return progress bars that show in a terminal only. Every bar has a text field `note`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def drop_unreadable(task: Task, items: list, skipped: set[str]) -> list:

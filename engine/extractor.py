@@ -19,6 +19,7 @@ from ..weights.sources import read_content, read_metadata
 from .image_input import set_normalisation
 from .schema import check_part
 
+NeckConfig = str | bool | Mapping[str, Any] | None
 DEFAULT_BACKBONE = "resnet50"
 DECIDED = {"type": "backbone=", "weights": "weights=", "out_features": "features=", "load_weights": "weights="}
 
@@ -59,7 +60,7 @@ class Extractor(nn.Module):
 def build_extractor(
     backbone: str | None = None,
     weights: str | None = None,
-    neck: str | bool | None = None,
+    neck: NeckConfig = None,
     features: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Extractor:
@@ -68,7 +69,7 @@ def build_extractor(
     Args:
         backbone: name of the backbone; None for that of the run in `weights`, or else ResNet-50.
         weights: as the backbone takes them; a run folder or checkpoint gives the trained backbone.
-        neck: name of the neck, or True for that of the run. The run's own neck has its trained weights.
+        neck: name or config of the neck, or True for that of the run. The run's own neck has its trained weights.
         features: levels that the backbone returns; None for its default.
         arguments: other arguments of the backbone.
 
@@ -109,7 +110,10 @@ def _read_range(metadata: Mapping[str, Any]) -> Range | None:
 
 
 def _build_from_run(
-    checkpoint: Mapping[str, Any], weights: str, neck: str | bool | None, arguments: Mapping[str, Any]
+    checkpoint: Mapping[str, Any],
+    weights: str,
+    neck: str | bool | Mapping[str, Any] | None,
+    arguments: Mapping[str, Any],
 ) -> Extractor:
     where, image_range = shorten(weights), _read_range(checkpoint["metadata"])
     import_modules(checkpoint["config"].get("imports", ()))
@@ -124,7 +128,7 @@ def _build_from_run(
     saved_neck = part_config(checkpoint, "neck")
     if neck is True and "type" not in saved_neck:
         raise InputError(f"neck=true: the config in {where} does not have a neck; name one")
-    if neck and neck in (True, saved_neck.get("type")):
+    if neck and not isinstance(neck, Mapping) and neck in (True, saved_neck.get("type")):
         _check_levels(arguments, saved, where)
         specs = [spec for spec in backbone.feature_specs if spec.name != popped_stage(checkpoint)]
         trained_neck = build_neck(saved_neck, specs)
@@ -139,11 +143,11 @@ def _build_backbone(config: dict[str, Any], load_weights: bool = True) -> Backbo
     return build_backbone(config, load_weights=load_weights)
 
 
-def _build_random_neck(neck: str | bool | None, specs: Sequence[FeatureSpec]) -> tuple[Neck | None, list[str]]:
+def _build_random_neck(neck: NeckConfig, specs: Sequence[FeatureSpec]) -> tuple[Neck | None, list[str]]:
     """Return a neck by name, or None, and the names of the parts with random weights."""
     if not neck:
         return None, []
-    built = build_neck(str(neck), specs)
+    built = build_neck(neck if isinstance(neck, Mapping) else str(neck), specs)
     return built, ["neck"] if any(True for _ in built.parameters()) else []
 
 

@@ -18,7 +18,7 @@ from ..data.loader import worker_count
 from ..errors import shorten
 from ..visualization.learning_curves import save_learning_curves
 from .config import TrainConfig
-from .evaluate import progress_bars
+from .console import progress_bars
 from .slowdowns import Slowdowns, used_megabytes
 from .trackers import Trackers
 

@@ -16,6 +16,7 @@ from .coco import CocoEvaluator
 from .metrics import IOU_50, IOU_75, mean
 
 IOU = 0.5  # of thresholds, confusions and error types
+CALIBRATION_BINS = 10
 CURVES = ("0.50", "0.75", "0.50:0.95")  # IoU of the curves of a class
 COLUMNS = ("objects", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "threshold", "precision", "recall", "F1")
 
@@ -36,6 +37,9 @@ class Details:
             of crowd regions, are left out.
         errors: TIDE (https://arxiv.org/abs/2008.08115) at IoU 0.5: "delta_ap", how much AP50 grows without the errors
             of a type, and "counts".
+        calibration: "ece", the expected calibration error (https://arxiv.org/abs/1706.04599) of the scores, the mean
+            over detections of the distance between score and share of true ones at IoU 0.5, in ten "bins" of the score
+            with "bin_lower", "bin_upper", "avg_confidence", "avg_accuracy" and "count"; None without detections.
         recall: the 101 points of recall at which precision is given.
         precision: classes x 3 x 101, at the IoU of `CURVES` (the last is the mean over ten); -1 for a class without
             objects.
@@ -46,6 +50,7 @@ class Details:
     overall: dict[str, float | None]
     confusion: np.ndarray
     errors: dict[str, Any]
+    calibration: dict[str, Any]
     recall: np.ndarray
     precision: np.ndarray
 
@@ -62,6 +67,7 @@ class Details:
             "overall": self.overall,
             "confusion": {"iou": IOU, "min_score": self.overall["threshold"], "matrix": self.confusion.tolist()},
             "errors": self.errors,
+            "calibration": self.calibration,
             "curves": {"recall": np.round(self.recall, 6).tolist(), "precision": curves},
         }
 
@@ -91,6 +97,7 @@ def compute_details(evaluator: CocoEvaluator, kind: str) -> Details:
         overall=overall,
         confusion=_confusion(evaluator, kind, status != 0, scores, overall["threshold"]),
         errors=scorer.tide_errors(pos_thr=IOU),
+        calibration=_calibration(scorer),
         recall=np.linspace(0, 1, precision.shape[1]),
         precision=np.stack([precision[IOU_50, ..., 0].T, precision[IOU_75, ..., 0].T, precision[..., 0].mean(0).T], 1),
     )
@@ -145,6 +152,11 @@ def _class_metrics(precision: np.ndarray, recall: np.ndarray) -> dict[str, float
     parts |= {"APs": precision[..., 1], "APm": precision[..., 2], "APl": precision[..., 3], "AR": recall[:, 0]}
     means = {name: mean(part) for name, part in parts.items()}
     return {name: None if value < 0 else value for name, value in means.items()}
+
+
+def _calibration(scorer: Any) -> dict[str, Any]:
+    found = scorer.calibration(n_bins=CALIBRATION_BINS, iou_threshold=IOU)
+    return {"ece": found["ece"] if found["num_detections"] else None, "bins": found["bins"]}
 
 
 def _confusion(

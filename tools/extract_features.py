@@ -30,7 +30,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from pydantic import Field
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
@@ -38,7 +37,7 @@ from torch import Tensor
 from detbackbones.data.image_batches import Item, make_batches, make_items
 from detbackbones.data.image_listing import list_images
 from detbackbones.engine.config import Keys, Positive
-from detbackbones.engine.console import plain_console
+from detbackbones.engine.console import plain_console, progress_bars
 from detbackbones.engine.extractor import Extractor, build_extractor
 from detbackbones.engine.schema import describe_fields, validate
 from detbackbones.errors import InputError, RunError, shorten
@@ -277,13 +276,16 @@ def extract(inputs: Sequence[str], values: dict[str, Any]) -> None:
     if len(missing) < len(images):
         console.print(f"{len(images) - len(missing)} of {len(images)} images have features already")
     extractor.to("cuda" if torch.cuda.is_available() else "cpu")
-    for batch in track(list(make_batches(items, settings.batch_size)), "extract", console=console):
-        for item, pixels, features in compute(extractor, batch, image_range, settings.skip_unreadable, unreadable):
-            target = targets[item.name]
-            with report_write_errors(target):
-                write_features(target, features, {"specs": specs, "source": hash_image(item.path)})
-                if settings.visualize:
-                    save_feature_maps(target.with_suffix(".png"), pixels, features, extractor.specs)
+    with progress_bars(console) as progress:
+        bar = progress.add_task("extract", total=len(items), note="")
+        for batch in make_batches(items, settings.batch_size):
+            for item, pixels, features in compute(extractor, batch, image_range, settings.skip_unreadable, unreadable):
+                target = targets[item.name]
+                with report_write_errors(target):
+                    write_features(target, features, {"specs": specs, "source": hash_image(item.path)})
+                    if settings.visualize:
+                        save_feature_maps(target.with_suffix(".png"), pixels, features, extractor.specs)
+            progress.advance(bar, len(batch))
     if unreadable:
         console.print(f"skipped {len(unreadable)} image(s), first: {unreadable[0]}", style="yellow")
     levels = ", ".join(spec.name for spec in extractor.specs)

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ..errors import shorten
-from .figures import FONT_SIZE, PLAIN, save_figure
+from .figures import FONT_SIZE, LINE_COLOURS, PLAIN, save_figure
 
 MEAN_STYLES = {"IoU 0.50": "-", "IoU 0.75": "--", "IoU 0.50:0.95": ":"}
 MAX_NAMED_CURVES = 10
@@ -19,14 +18,16 @@ NAME_LENGTH = 20
 BACKGROUND = "(background)"
 
 
-def save_pr_curves(path: Path, panels: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[str]]]) -> None:
+def save_pr_curves(
+    target: Path | BinaryIO, panels: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[str]]]
+) -> None:
     """Write a PNG with precision against recall, a panel per kind.
 
     Black lines are means over the classes; the thin lines are classes at IoU 0.50, named and coloured if there are at
     most 10.
 
     Args:
-        path: the PNG file.
+        target: the PNG file.
         panels: per panel its title, the points of recall R, precision classes x 3 x R (at IoU 0.50, at 0.75, mean over
             0.50 to 0.95; -1 for a class without objects), and a name per class.
     """
@@ -34,19 +35,22 @@ def save_pr_curves(path: Path, panels: Sequence[tuple[str, np.ndarray, np.ndarra
     for axis, (title, recall, precision, names) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
         present = np.flatnonzero(precision.min((1, 2)) > -1).tolist()
         _draw_curves(axis, recall, precision[present], [names[index] for index in present])
-        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        axis.set(xlim=(0, 1), ylim=(0, 1.02))
+        axis.set_xlabel("recall", fontsize=FONT_SIZE)
+        axis.set_ylabel("precision", fontsize=FONT_SIZE)
+        axis.tick_params(labelsize=FONT_SIZE)
         axis.set_title(f"{title}, classes at IoU 0.50", fontsize=FONT_SIZE + 1)
         axis.grid(color="0.9")
-    save_figure(figure, path)
+    save_figure(figure, target)
 
 
-def save_confusion_matrices(path: Path, panels: Sequence[tuple[str, np.ndarray, Sequence[str]]]) -> None:
+def save_confusion_matrices(target: Path | BinaryIO, panels: Sequence[tuple[str, np.ndarray, Sequence[str]]]) -> None:
     """Write a PNG with a confusion matrix per panel; colour is the share of an object's class.
 
     Of more than 80 classes, those with the most objects are drawn.
 
     Args:
-        path: the PNG file.
+        target: the PNG file.
         panels: per panel its title, the (classes + 1) x (classes + 1) counts (row: class of the object, column: class
             of its detection, background last), and a name per class.
     """
@@ -70,7 +74,7 @@ def save_confusion_matrices(path: Path, panels: Sequence[tuple[str, np.ndarray, 
         axis.set_title(f"{title}{rest}", fontsize=FONT_SIZE)
         axis.set_xlabel("detection", fontsize=FONT_SIZE)
         axis.set_ylabel("object (colour: share of its row)", fontsize=FONT_SIZE)
-    save_figure(figure, path)
+    save_figure(figure, target)
 
 
 def _draw_curves(axis: Any, recall: np.ndarray, precision: np.ndarray, names: Sequence[str]) -> None:
@@ -79,7 +83,7 @@ def _draw_curves(axis: Any, recall: np.ndarray, precision: np.ndarray, names: Se
     is_named = len(names) <= MAX_NAMED_CURVES
     handles, labels = [], []
     for index, (curve, name) in enumerate(zip(precision[:, 0], names, strict=True)):
-        colour = colormaps["tab10"](index) if is_named else "0.75"
+        colour = LINE_COLOURS[index] if is_named else "0.75"
         handles += axis.plot(recall, curve, color=colour, linewidth=1 if is_named else 0.5)
         labels.append(f"{shorten(name, NAME_LENGTH)}  {curve.mean():.2f}")
     if not is_named:

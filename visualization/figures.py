@@ -2,12 +2,17 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 FONT_SIZE = 7  # points
+# Paul Tol's "muted" colours (https://personal.sron.nl/~pault/), which colour-blind readers can tell apart
+LINE_COLOURS = (
+    *("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#888888"),
+)
 PLAIN = {"parse_math": False, "usetex": False}  # arguments of a text that is drawn as it is
 
 
@@ -26,8 +31,8 @@ def to_rgb(image: Tensor) -> np.ndarray:
     return channels.permute(1, 2, 0).numpy()
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a PNG file; a character that the font does not have is drawn as a box."""
+def save_figure(figure: Figure, target: Path | BinaryIO, format: str = "png") -> None:
+    """Write a figure as PNG or JPEG; a character that the font does not have is drawn as a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path)
+        figure.savefig(target, format=format, pil_kwargs={"quality": 88} if format == "jpeg" else {})

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from ..errors import shorten
 from .curves import NAME_LENGTH
-from .figures import FONT_SIZE, PLAIN, save_figure
+from .figures import FONT_SIZE, LINE_COLOURS, PLAIN, save_figure
 
 NOT_LOSSES = {"iteration", "lr", "seconds", "images_per_second", "data_seconds", "memory_mb"}
 MAX_LOSSES, MAX_GROUPS = 10, 10
@@ -24,7 +23,7 @@ SMOOTHING = 25  # a point is the mean over one of so many parts of the curve
 Curve = tuple[np.ndarray, np.ndarray]  # iterations, values
 
 
-def save_learning_curves(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def save_learning_curves(target: Path | BinaryIO, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write a PNG with a panel for losses, one for the learning rate, and one per group of metrics.
 
     Training losses are smoothed, and their sum is also drawn as it is; validation losses are dashed in the same colour.
@@ -32,7 +31,7 @@ def save_learning_curves(path: Path, entries: Sequence[Mapping[str, Any]]) -> No
     or 9 metrics in a panel, the first ones of the log are drawn.
 
     Args:
-        path: the PNG file.
+        target: the PNG file.
         entries: lines of the log. One with "lr" has training losses; others have metrics and validation losses, whose
             names start with "val_". Missing values and those that are not finite are left out.
     """
@@ -61,7 +60,7 @@ def save_learning_curves(path: Path, entries: Sequence[Mapping[str, Any]]) -> No
         axis.grid(color="0.9")
     for axis in axes[len(panels) :]:
         axis.remove()
-    save_figure(figure, path)
+    save_figure(figure, target)
 
 
 def _curves(entries: Sequence[Mapping[str, Any]], leave_out: float | None = None) -> dict[str, Curve]:
@@ -81,7 +80,7 @@ def _draw_losses(axis: Any, losses: Mapping[str, Curve], validation: Mapping[str
     parts = list(dict.fromkeys([*losses, *map(_training_name, validation)]))
     handles, labels = [], []
     for index, name in enumerate(parts[:MAX_LOSSES]):
-        colour = "black" if name == "loss" else colormaps["tab10"](index % 10)
+        colour = "black" if name == "loss" else LINE_COLOURS[index]
         if name in losses:
             iterations, values = losses[name]
             if name == "loss":
@@ -114,7 +113,7 @@ def _draw_learning_rate(axis: Any, curve: Curve | None) -> None:
 def _draw_metrics(axis: Any, group: str, curves: Mapping[str, Curve]) -> None:
     handles, labels = [], []
     for index, (name, (iterations, values)) in enumerate(list(curves.items())[:MAX_METRICS]):
-        style = {"color": colormaps["tab10"](index), "linewidth": 1.8 if index == 0 else 1}
+        style = {"color": LINE_COLOURS[index], "linewidth": 1.8 if index == 0 else 1}
         handles += axis.plot(iterations, values, marker=".", markersize=4, **style)
         labels.append(f"{shorten(name.rpartition('/')[2], NAME_LENGTH)}  {values[-1]:#.3g}")
     axis.set_title(f"metrics {shorten(group, NAME_LENGTH)}".strip(), fontsize=FONT_SIZE + 1, **PLAIN)

@@ -9,7 +9,7 @@ from detbackbones.evaluation.results import add_results, read_results
 from detbackbones.tools.evaluate_coco import main as evaluate
 from detbackbones.tools.train_coco import main as train
 
-DETAILS = {"per_class.csv", "details.json", "pr_curves.png", "confusion_matrix.png"}
+DETAILS = {"per_class.csv", "details.json", "pr_curves.png", "confusion_matrix.png", "calibration.png"}
 
 
 @pytest.fixture

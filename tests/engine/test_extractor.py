@@ -111,7 +111,7 @@ def test_a_level_that_the_neck_passes_on_stands_once():
         ({"weights": "run", "arguments": {"in_channels": 4}}, ("wrong shape conv1.weight",)),
         ({"weights": "run", "arguments": {"depth": 3}}, ("'depth'",)),
         ({"weights": "run", "neck": "fpm"}, ("'fpm'", "did you mean fpn")),
-        ({"backbone": "resnet34", "weights": "run"}, ("missing layer1.2.conv1.weight",)),
+        ({"backbone": "resnet34", "weights": "run"}, ("ResNet-18", "ResNet-34")),
         ({"weights": "empty"}, ("does not have a backbone", "backbone=")),
         ({"weights": "nowhere"}, ("nowhere does not exist",)),
     ],

@@ -120,6 +120,23 @@ def test_rows_have_the_ids_of_the_file(rename, backend):
     assert json.loads(json.dumps(details.as_dict()))["classes"] == details.classes
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_equals_its_definition(seed, kind):
+    content, predictions = random_problem(seed, images=8)
+    evaluator = fill(CocoEvaluator(content), predictions)
+    images = [e for e in pycocotools_scorer(content, evaluator.results(kind), kind).evalImgs if e]
+    images = [e for e in images if e["aRng"] == [0, 1e10]]
+    counts = np.concatenate([~e["dtIgnore"][0].astype(bool) for e in images])
+    scores = np.concatenate([e["dtScores"] for e in images])[counts]
+    matched = np.concatenate([e["dtMatches"][0] > 0 for e in images])[counts]
+    bins = np.minimum((scores * 10 + 1e-6).astype(int), 9)  # of single precision
+    gaps = [abs(scores[bins == b].mean() - matched[bins == b].mean()) * (bins == b).sum() for b in set(bins)]
+    calibration = compute_details(evaluator, kind).calibration
+    assert calibration["ece"] == pytest.approx(sum(gaps) / len(scores), abs=1e-6)
+    assert [entry["count"] for entry in calibration["bins"]] == np.bincount(bins, minlength=10).tolist()
+
+
 def test_nothing_detected():
     details = compute_details(CocoEvaluator(random_problem(0)[0]), "segm")
     assert {row["threshold"] for row in details.classes} == {None}

@@ -10,7 +10,7 @@ from detbackbones.evaluation.coco import BACKENDS, CocoEvaluator
 from detbackbones.tools.cli import main as detbackbones
 from detbackbones.tools.evaluate_coco import main
 
-OUTPUTS = {"metrics.json", "per_class.csv", "details.json", "pr_curves.png", "confusion_matrix.png"}
+OUTPUTS = {"metrics.json", "per_class.csv", "details.json", "pr_curves.png", "calibration.png", "confusion_matrix.png"}
 
 
 @pytest.fixture
