@@ -2,8 +2,10 @@
 
 import ctypes
 import gc
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import InputError, RunError
-from . import data, networks
+from . import data, networks, runtimes
 from .networks import FUSED, OURS, RunAndOutput, Settings
 from .peers import BACKBONE_PEERS
 
@@ -44,6 +46,8 @@ BENCHMARKS = {
     "train": Benchmark(networks.train, ("torchvision", OURS), 0.05),  # float noise changes which proposals are sampled
     # torchvision's stride of P6 is wrong if a side is not a multiple of 64 (60 for 480 pixels)
     "infer": Benchmark(networks.infer, ("torchvision", OURS, FUSED), 0.1),
+    "runtimes": Benchmark(runtimes.features, runtimes.CONTENDERS, 1e-4),
+    "runtimes-detector": Benchmark(runtimes.detections, runtimes.CONTENDERS, 0.02),
     "evaluation": Benchmark(data.evaluation, ("pycocotools", OURS), 1e-12),
     "annotations": Benchmark(data.annotations, ("pycocotools", OURS), 1e-4),
     "loader": Benchmark(data.loader, ("torchvision", OURS), 0.05),
@@ -51,12 +55,16 @@ BENCHMARKS = {
 }
 
 
-def time_run(run: Callable[[], Any]) -> float:
-    """Return the seconds that `run` takes, with a GPU's work: torch's timer waits for it."""
+def time_run(run: Callable[[], Any], clock: str = "wall") -> float:
+    """Return the seconds that `run` takes, with a GPU's work: torch's timer waits for it.
+
+    The clock "cpu" counts the time of all threads on a processor, also while other processes wait for the same one.
+    """
+    read = {"wall": timer, "cpu": time.process_time}[clock]
     gc.collect()
-    start = timer()
+    start = read()
     run()
-    return timer() - start
+    return read() - start
 
 
 def relative_error(actual: Mapping[Any, Any], expected: Mapping[Any, Any]) -> float:
@@ -135,7 +143,8 @@ def build_and_compare(
         except (ImportError, NotImplementedError) as error:
             console.print(f"without {name}: {error}", style="yellow", markup=False)
             continue
-        with FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False)
+        with nullcontext() if runs else counter:  # the counter would make compiled contenders compile twice
             output = comparable(run())
         if not runs:
             expected, operations = output, counter.get_total_flops()
@@ -162,7 +171,7 @@ def measure(benchmark: str, settings: Settings, console: Console) -> dict[str, A
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda cannot be used: torch finds no CUDA device")
     runs, errors, operations = build_and_compare(BENCHMARKS[benchmark], settings, console)
-    seconds = np.array([[time_run(run) for run in runs.values()] for _ in range(settings.rounds)])
+    seconds = np.array([[time_run(run, settings.clock) for run in runs.values()] for _ in range(settings.rounds)])
     lower, medians, upper = np.quantile(seconds, (0.25, 0.5, 0.75), axis=0)
     speeds = np.median(seconds[:, :1] / seconds, axis=0)
     rate = matmul_rate(settings, MATMUL_SHARE * medians.min()) if operations else 0

@@ -29,6 +29,7 @@ class Settings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
+    clock: Literal["wall", "cpu"] = "wall"
     memory: bool = True
     rounds: PositiveInt = 10
     data_root: str | None = None

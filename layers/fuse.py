@@ -1,4 +1,4 @@
-"""Make a copy of a model for inference: norms folded for good, wide 3x3 convolutions in Winograd's form."""
+"""Make a copy of a model for inference: norms folded for good, convolutions in the fastest form of the CPU."""
 
 import copy
 from collections import Counter
@@ -11,6 +11,7 @@ from torch import nn
 from ..specs import FeatureSpec
 from .conv import DeformConv2d
 from .fold import can_fold, fold_norm
+from .packed_conv import PackedConv2d, can_pack
 from .winograd_conv import WinogradConv2d, supports_winograd
 
 # exact types: a subclass may do more, such as standardise its weights
@@ -20,7 +21,7 @@ FOLDABLE_CONVS = (*WINOGRAD_CONVS, DeformConv2d)
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def fuse_for_inference(model: Model) -> Model:
+def fuse_for_inference(model: Model, optimize: bool = True) -> Model:
     """Return a copy of a backbone, neck or detector for deployment: evaluation mode, no gradients, norms folded.
 
     A batch or frozen norm is folded into the convolution that it directly follows in an `nn.Sequential`, or if their
@@ -30,7 +31,12 @@ def fuse_for_inference(model: Model) -> Model:
 
     On the CPU in float32, wide 3x3 convolutions run in Winograd's form (`winograd.py`) with pre-transformed weights,
     which take four times the memory. It is not used in stages at stride 32: 1 to 2 % of ResNet-50's time is not worth
-    more memory than all other layers together.
+    more memory than all other layers together. The other convolutions keep a second copy of their weights in oneDNN's
+    layout from their first call (`packed_conv.py`).
+
+    Args:
+        model: the backbone, neck or detector.
+        optimize: False only folds norms: for export to other runtimes, which have convolutions of their own.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     places = Counter(id(child) for module in fused.modules() for child in module._modules.values())
@@ -41,7 +47,9 @@ def fuse_for_inference(model: Model) -> Model:
         for conv_name, norm_name in pairs:
             if places[id(module.get_submodule(conv_name))] == 1:  # each place may have a norm of its own
                 _bake_norm(module, conv_name, norm_name)
-    _bake_winograd(fused)
+    if optimize:
+        _bake_winograd(fused)
+        _pack_convs(fused)
     return fused
 
 
@@ -67,3 +75,15 @@ def _bake_winograd(module: nn.Module) -> None:
         if isinstance(child, nn.Conv2d) and type(child) in WINOGRAD_CONVS and supports_winograd(child):
             if child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
                 setattr(module, name, WinogradConv2d(child).precompute())
+
+
+def _pack_convs(model: nn.Module) -> None:
+    """Replace the remaining plain float32 convolutions on the CPU by packed ones."""
+    if not can_pack():
+        return
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d) and type(child) in WINOGRAD_CONVS and child.padding_mode == "zeros":
+                is_direct = getattr(child, "transformed_weight", None) is None
+                if is_direct and not isinstance(child.padding, str) and child.weight.device.type == "cpu":
+                    setattr(module, name, PackedConv2d(child))

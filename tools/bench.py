@@ -8,13 +8,17 @@ BENCHMARK is one of
     step        backbone: forward, backward, SGD
     train       detector on an FPN: one training step
     infer       detector on an FPN: images to detections
+    runtimes    backbone: this package, compiled, ONNX Runtime and OpenVINO (with memory=false)
+    runtimes-detector   the same for images to detections, masks of 28 x 28
     evaluation  COCO metrics of 200,000 boxes
     annotations reading an annotation file (data_root=FOLDER in COCO's layout)
     loader      files on disk to normalised, padded batches, one thread (data_root=FOLDER in COCO's layout)
     import      importing the package
 
 Keys: backbone=resnet101_dilated detector=faster_rcnn size=(480,640) batch=1 dtype=bfloat16 device=cuda
-memory_format=channels_last (of the peers; ours is always channels_last) memory=false rounds=10 out=FILE.json
+memory_format=channels_last (of the peers; ours is always channels_last) memory=false rounds=10 clock=cpu out=FILE.json
+
+On a machine that does other work, clock=cpu with one thread (OMP_NUM_THREADS=1) counts processor time instead of time.
 
 The first row is the reference. A contender whose output differs from it is not timed; in lower precision all are
 compared with the reference in float32. Contenders run in turn, round after round. "ms" is the median, "spread" half the

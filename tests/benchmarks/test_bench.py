@@ -35,7 +35,8 @@ def bench(tmp_path):
     [
         ("features", [], {"torchvision", "timm", OURS, FUSED}, 1e-4),
         ("step", [], {"torchvision", "timm", OURS}, 1e-3),
-        ("train", [], {"torchvision", OURS}, 0.05),  # float noise changes which proposals are sampled
+        # float noise changes which proposals are sampled
+        pytest.param("train", [], {"torchvision", OURS}, 0.05, marks=pytest.mark.slow),
         pytest.param("infer", ["detector=faster_rcnn"], {"torchvision", OURS, FUSED}, 1e-3, marks=pytest.mark.slow),
         pytest.param("infer", [], {"torchvision", OURS, FUSED}, 1e-3, marks=pytest.mark.slow),
     ],
@@ -55,10 +56,18 @@ def test_contenders_compute_the_same(benchmark, options, names, tolerance, bench
         assert row["error"] <= tolerance
 
 
+@pytest.mark.slow
 def test_lower_precision_is_compared_with_float32(bench):
     rows = bench("features", "dtype=bfloat16", *SMALL)["rows"]
     assert rows["torchvision"]["error"] > 1e-3
     assert 0 < rows[OURS]["error"] <= 2 * rows["torchvision"]["error"]
+
+
+@pytest.mark.slow  # an export and a compilation each
+@pytest.mark.parametrize("benchmark", ["runtimes", "runtimes-detector"])
+def test_runtimes_compute_the_same(benchmark, bench):
+    rows = bench(benchmark, "backbone=resnet18", "size=(64,96)", "rounds=1", "memory=false")["rows"]
+    assert list(rows) == [OURS, FUSED, f"{OURS}, fused and compiled", "ONNX Runtime", "OpenVINO"]
 
 
 def test_a_contender_that_differs_is_not_timed(bench, capsys, monkeypatch):

@@ -165,7 +165,7 @@ def test_subclasses_that_do_more_stay():
     randomise(model).eval()
     x = torch.randn(1, 3, 12, 12)
     with torch.no_grad():
-        assert torch.equal(fuse_for_inference(model)(x), model(x))
+        assert relative_error(fuse_for_inference(model)(x), model(x)) <= 1e-5
 
 
 def test_a_convolution_in_two_places_keeps_the_norm_of_each():
