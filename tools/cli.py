@@ -16,18 +16,27 @@ HELP = {"-h", "--help"}
 LITERALS = {"none": None, "true": True, "false": False}
 PATH_KEYS = {  # their values stay text, also if they look like a number
     *("out", "weights", "model.weights", "model.backbone.weights", "init_from", "checkpoint", "work_dir", "data_root"),
-    *("train.ann_file", "train.image_dir", "val.ann_file", "val.image_dir", "image_dir"),
+    *("ann_file", "train.ann_file", "train.image_dir", "val.ann_file", "val.image_dir", "image_dir"),
 }
 MAX_MESSAGE = 4000  # characters of an error message
 SAME_ERROR_SECONDS = 2  # within which a launcher ends the other processes after the main one has failed
 SUBCOMMANDS = {  # name -> module of this folder, meaning
     "train": ("train_coco", "train, resume or evaluate a detector"),
+    "predict": ("predict", "detect objects in images: pictures and a COCO results file"),
+    "test": ("evaluate_checkpoint", "evaluate a trained detector on a validation split"),
     "features": ("extract_features", "write the features of images to files"),
     "check-data": ("check_data", "check a dataset and print a summary of it"),
     "evaluate": ("evaluate_coco", "score detections in COCO results files, or compare two"),
+    "draw": ("draw", "draw data, errors, curves, features, levels, receptive fields or anchors"),
+    "report": ("report", "write an HTML page on a run"),
     "describe": ("describe", "print the geometry and cost of a backbone"),
     "verify": ("verify_dilation", "compare a dilated backbone with its undilated form"),
+    "convert": ("convert_weights", "write weights of any library in our format, or in that of another library"),
+    "inspect": ("inspect_weights", "print what a file of weights is, and what it does not tell"),
+    "export": ("export", "write a backbone or a detector as an ONNX file"),
     "bench": ("bench", "measure speed and memory (in a clone of the repository only)"),
+    "doctor": ("doctor", "print versions, devices, and what is missing for which feature"),
+    "completion": ("completion", "print a script for completion in bash, zsh or fish"),
 }
 
 

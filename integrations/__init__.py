@@ -1,0 +1,1 @@
+"""Our backbones and detectors inside other frameworks: one module per framework, none is imported unless asked for."""
