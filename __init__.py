@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .backbones.describe import describe as describe
     from .backbones.verify import verify_dilation as verify_dilation
     from .detectors.base import Detector as Detector
+    from .engine.detections import Detections as Detections
+    from .engine.predictor import Predictor as Predictor
     from .errors import InputError as InputError
     from .layers.fuse import fuse_for_inference as fuse_for_inference
     from .layers.norm import convert_norm as convert_norm
@@ -40,6 +42,8 @@ _MODULES = {
     "backbones.describe": ["describe"],
     "backbones.verify": ["verify_dilation"],
     "detectors.base": ["Detector"],
+    "engine.detections": ["Detections"],
+    "engine.predictor": ["Predictor"],
     "layers.fuse": ["fuse_for_inference"],
     "layers.norm": ["convert_norm"],
     "necks.base": ["Neck"],

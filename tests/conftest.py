@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from helpers import randomise
+from shared_data import shared_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,14 +36,6 @@ def cache(tmp_path_factory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("DETBACKBONES_CACHE", str(folder))
         yield folder
-
-
-def shared_folder(name: str, variable: str) -> Path:
-    """Return a folder of data beside the repository, or the one that an environment variable names."""
-    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
-    if not folder.is_dir():
-        pytest.skip(f"no data: {folder} does not exist and {variable} does not name a folder")
-    return folder
 
 
 @pytest.fixture(scope="session")

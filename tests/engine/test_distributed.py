@@ -87,8 +87,11 @@ def test_two_processes_evaluate_as_one(trained, shapes, tmp_path):
         ended = torchrun(TOOL, *evaluate, f"work_dir={tmp_path}/{processes}", processes=processes)
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.count("COCO   AP") == 1  # one process prints
-    one, two = (sorted((path.name, path.read_bytes()) for path in (tmp_path / n).glob("*.json")) for n in "12")
-    assert [name for name, _ in one] == ["details.json", "metrics.json", "predictions.json", "predictions_segm.json"]
+    results = ["details.json", "metrics.json", "predictions.json", "predictions_segm.json"]
+    for n in "12":
+        written = {path.name for path in (tmp_path / n).glob("*.json")}
+        assert written == {*results, "environment.json"}
+    one, two = ([(tmp_path / n / name).read_bytes() for name in results] for n in "12")
     assert one == two
 
 
