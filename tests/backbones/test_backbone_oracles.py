@@ -53,7 +53,9 @@ def write_detectron2(folder, facts, order, with_config):
     return folder / "model_final.pkl"
 
 
-@pytest.mark.parametrize("name", DETECTRON2)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "x101_32x8d" else name for name in DETECTRON2]
+)
 def test_detectron2_with_its_config(name, oracles, tmp_path):
     facts, expected = oracle(oracles, f"detectron2_{name}")
     backbone, order = DETECTRON2[name]

@@ -9,8 +9,8 @@ from detbackbones.layers.norm import convert_norm
 
 KINDS = [
     "resnet18",
-    "resnet18d_dilated",
     "timm:resnet18",
+    pytest.param("resnet18d_dilated", marks=pytest.mark.slow),
     pytest.param("resnet18_dc5", marks=pytest.mark.slow),
     pytest.param("resnext50_32x4d", marks=pytest.mark.slow),
 ]

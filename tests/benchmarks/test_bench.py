@@ -34,7 +34,7 @@ def bench(tmp_path):
     "benchmark,options,names,tolerance",
     [
         ("features", [], {"torchvision", "timm", OURS, FUSED}, 1e-4),
-        ("step", [], {"torchvision", "timm", OURS}, 1e-3),
+        pytest.param("step", [], {"torchvision", "timm", OURS}, 1e-3, marks=pytest.mark.slow),
         # float noise changes which proposals are sampled
         pytest.param("train", [], {"torchvision", OURS}, 0.05, marks=pytest.mark.slow),
         pytest.param("infer", ["detector=faster_rcnn"], {"torchvision", OURS, FUSED}, 1e-3, marks=pytest.mark.slow),

@@ -211,7 +211,8 @@ def test_detections_of_images(name, monkeypatch):
     (actual,), (expected,) = detector(images), reference(images)
     assert len(actual["boxes"]) == len(expected["boxes"]) == 20
     assert torch.equal(actual["labels"] + detector.label_offset, expected["labels"])
-    assert (actual["scores"] - expected["scores"]).abs().max() <= 1e-4  # norms in the heads of "_v2" are folded
+    # norms in the heads of "_v2" are folded; with random weights this is 1.3e-4 on a processor with AVX2 alone
+    assert (actual["scores"] - expected["scores"]).abs().max() <= 5e-4
     assert (actual["boxes"] - expected["boxes"]).abs().max() <= 1e-2
     assert ("masks" in actual) == ("masks" in expected)
     if "masks" in expected:

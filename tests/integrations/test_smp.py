@@ -22,7 +22,7 @@ def test_unet_equals_smps_own_and_has_its_keys(images):
     expected = randomise(smp.Unet("resnet18", **NARROW)).eval()
     model = smp.Unet("detbackbones-resnet18", **NARROW).eval()
     assert model.load_state_dict(expected.state_dict())
-    assert relative_error(model(images), expected(images)) < 1e-5
+    assert relative_error(model(images), expected(images)) < 1e-4  # of convolutions in another order: 1.4e-5 with AVX2
 
 
 @pytest.mark.parametrize("depth,stride", [(1, 32), (3, 32), (5, 32), (5, 16), (5, 8)])

@@ -96,7 +96,9 @@ def test_half_precision_is_kept(tmp_path, resnet18_weights):
     assert same(torch.load(tmp_path / "back.pth"), state)
 
 
-@pytest.mark.parametrize("model", ["maskrcnn_resnet50_fpn_v2", "retinanet_resnet50_fpn_v2"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("maskrcnn_resnet50_fpn_v2", marks=pytest.mark.slow), "retinanet_resnet50_fpn_v2"]
+)
 def test_a_detector_of_torchvision_and_back(tmp_path, model):
     network = randomise(getattr(torchvision.models.detection, model)(weights=None, weights_backbone=None))
     torch.save(network.state_dict(), tmp_path / "theirs.pth")
@@ -107,7 +109,7 @@ def test_a_detector_of_torchvision_and_back(tmp_path, model):
     assert Detector.from_pretrained(ours).metadata["category_names"][0]
 
 
-@pytest.mark.parametrize("form", ["mask_rcnn_r50_c4", "retinanet_r50_fpn"])
+@pytest.mark.parametrize("form", [pytest.param("mask_rcnn_r50_c4", marks=pytest.mark.slow), "retinanet_r50_fpn"])
 def test_a_detector_of_detectron2_and_back(tmp_path, form):
     folder = shared_folder("oracles", "ORACLES")
     keys = json.loads((folder / f"detectron2_end_to_end_{form}.json").read_text())["keys"]
