@@ -34,7 +34,7 @@ class RunResults:
         metrics: of the last evaluation, by name; of an interrupted run those in its log.
         details: kind -> `Details.as_dict`, after a finished evaluation; {} if a part is missing.
         environment: see `describe_environment`.
-        problems: name of a file -> why it could not be read. A file that does not exist is no problem.
+        problems: name of a file -> why it could not be read. A missing file is not listed.
     """
 
     folder: Path

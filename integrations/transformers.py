@@ -127,7 +127,7 @@ class DetBackbonesBackbone(BackboneMixin, PreTrainedModel):
         Args:
             pixel_values: N x C x H x W float, normalised by an image processor.
             output_hidden_states: also return the maps as `hidden_states`.
-            output_attentions: has no effect, there is no attention.
+            output_attentions: ignored, because the network does not have attention layers.
             return_dict: False returns a tuple.
 
         Returns:
