@@ -1,7 +1,6 @@
-"""Download a file once into the cache that torchvision and timm use, or from the Hugging Face hub into the hub's."""
+"""Download a file once into the cache that torchvision and timm use."""
 
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from urllib.request import url2pathname
 from filelock import FileLock, Timeout
 
 from ..errors import InputError, shorten
-from .download_cache import cache_path, file_problem, hash_in_name, is_whole, record, set_aside, sha256
+from .download_cache import cache_path, file_problem, hash_in_name, is_whole, record, set_aside
 from .transfers import TransferError, fetch, forget
 
 MIRROR = "DETBACKBONES_MIRROR"
@@ -131,67 +130,3 @@ def _fetch_into_cache(url: str, target: Path, prefix: str) -> None:
         record(target, partial, url)
     os.replace(partial, target)
     forget(partial)
-
-
-def download_from_hub(repo: str, filename: str, revision: str | None = None) -> Path:
-    """Return the path of a file of a Hugging Face repository, downloaded into the hub's cache if it is missing.
-
-    The file is compared with its ETag, which is the hash of its content, on every use. The hub's environment variables
-    hold: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
-
-    Args:
-        repo: name of the repository, such as "microsoft/resnet-50".
-        filename: path of the file in it.
-        revision: branch, tag or commit; the main branch if not given.
-
-    Raises:
-        InputError: The file cannot be had or is damaged; the message says why.
-    """
-    path = _from_hub(repo, filename, revision)
-    if not _matches_etag(path):
-        path.resolve().unlink()
-        path = _from_hub(repo, filename, revision)
-        if not _matches_etag(path):
-            path.resolve().unlink()
-            raise InputError(f"the download of {filename} of {repo} is refused: its content does not match its hash")
-    return path
-
-
-def _from_hub(repo: str, filename: str, revision: str | None) -> Path:
-    from huggingface_hub import errors, hf_hub_download  # takes half a second and is needed only here
-
-    endpoint = os.environ.get(HUB_ENDPOINT) or None
-    page = f"{(endpoint or f'https://{HUB}').rstrip('/')}/{repo}"
-    log_in = "log in with `hf auth login` or HF_TOKEN"
-    try:
-        path = hf_hub_download(repo, filename, revision=revision, endpoint=endpoint, library_name="detbackbones")
-        return Path(path)
-    except errors.GatedRepoError:
-        reason = f"access is gated; accept its terms at {page} and {log_in}"
-    except errors.RepositoryNotFoundError:
-        reason = f"there is no such repository at {page}, or it is private ({log_in})"
-    except errors.RevisionNotFoundError:
-        reason = f"there is no revision {revision!r}"
-    except errors.LocalEntryNotFoundError as error:
-        why = shorten(_first_line(error.__cause__ or error), 150)
-        reason = f"{page} cannot be reached ({why}), and the hub's cache, which HF_HOME names, does not have the file"
-    except errors.EntryNotFoundError:
-        reason = f"there is no such file; {page}/tree/{revision or 'main'} lists the files"
-    except (OSError, ValueError) as error:  # also a name that is not valid
-        reason = _first_line(error)
-    raise InputError(f"cannot download {shorten(filename)} of {shorten(repo)}: {shorten(reason, 500)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _matches_etag(path: Path) -> bool:
-    """Return whether a file of the hub's cache has the hash that names its blob: SHA-256, or Git's SHA-1 if small."""
-    blob = path.resolve()
-    if blob.parent.name != "blobs":  # a system without symbolic links
-        return True
-    if len(blob.name) == 64:
-        return sha256(blob) == blob.name
-    content = blob.read_bytes()
-    return len(blob.name) != 40 or hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob.name

@@ -1,27 +1,28 @@
-"""Download saved models from the Hugging Face Hub, or from a mirror of it that `HF_ENDPOINT` names."""
+"""Download files from the Hugging Face hub, or from a mirror of it that `HF_ENDPOINT` names, into the hub's cache."""
 
+import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
 from ..errors import InputError, shorten
 from .checkpoints import WEIGHTS_FILE
 from .config_file import CONFIG_FILE
+from .download_cache import sha256
+from .downloads import HUB, HUB_ENDPOINT
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 
-def download_model(repository: str, options: Mapping[str, Any]) -> Path:
-    """Download a saved model into the cache of `huggingface_hub`.
+def download_model(repository: str, revision: str | None = None, **options: Any) -> Path:
+    """Download a saved model of ours.
 
     Args:
         repository: "owner/name", also with "hf:" before it.
-        options: keyword arguments of `hf_hub_download`.
+        revision, options: see `download_from_hub`.
 
     Returns:
         The folder of its files.
@@ -34,18 +35,72 @@ def download_model(repository: str, options: Mapping[str, Any]) -> Path:
         raise InputError(
             f"{shorten(repository)} does not exist (a repository of the Hugging Face Hub looks like owner/name)"
         )
-    endpoint = os.environ.get("HF_ENDPOINT") or None  # huggingface_hub reads it only when it is imported
-    options = {"endpoint": endpoint, **options}
+    path = download_from_hub(repository, WEIGHTS_FILE, revision, **options)
+    with contextlib.suppress(InputError):  # the weights file has the config, too, but the Hub counts these downloads
+        download_from_hub(repository, CONFIG_FILE, revision, **options)
+    return path.parent
+
+
+def download_from_hub(repo: str, filename: str, revision: str | None = None, **options: Any) -> Path:
+    """Return the path of a file of a Hugging Face repository, downloaded into the hub's cache if it is missing.
+
+    The file is compared with its ETag, which is the hash of its content, on every use. The hub's environment variables
+    hold: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
+
+    Args:
+        repo: name of the repository, such as "microsoft/resnet-50".
+        filename: path of the file in it.
+        revision: branch, tag or commit; the main branch if not given.
+        options: further keyword arguments of `hf_hub_download`.
+
+    Raises:
+        InputError: The file cannot be had or is damaged; the message says why.
+    """
+    path = _from_hub(repo, filename, revision, options)
+    if not _matches_etag(path):
+        path.resolve().unlink()
+        path = _from_hub(repo, filename, revision, options)
+        if not _matches_etag(path):
+            path.resolve().unlink()
+            raise InputError(f"the download of {filename} of {repo} is refused: its content does not match its hash")
+    return path
+
+
+def _from_hub(repo: str, filename: str, revision: str | None, options: Mapping[str, Any]) -> Path:
+    from huggingface_hub import errors, hf_hub_download  # takes half a second and is needed only here
+
+    endpoint = os.environ.get(HUB_ENDPOINT) or None  # huggingface_hub reads it only when it is imported
+    page = f"{(endpoint or f'https://{HUB}').rstrip('/')}/{repo}"
+    log_in = "log in with `hf auth login` or HF_TOKEN"
     try:
-        path = hf_hub_download(repository, WEIGHTS_FILE, **options)
-    except (OSError, ValueError) as error:  # of the network, of the Hub, of the name of a revision
-        reason = shorten(" ".join(str(error).split()) or type(error).__name__, 200)
-        url = hf_hub_url(repository, WEIGHTS_FILE, revision=options.get("revision"), endpoint=endpoint)
-        raise InputError(
-            f"cannot download {url} ({reason}); a folder that has this file can be given instead"
-        ) from None
-    try:
-        hf_hub_download(repository, CONFIG_FILE, **options)  # the Hub counts these downloads
-    except (EntryNotFoundError, LocalEntryNotFoundError):
-        pass  # the weights file has the config, too
-    return Path(path).parent
+        known = {"revision": revision, "endpoint": endpoint, "library_name": "detbackbones"}
+        return Path(hf_hub_download(repo, filename, **known, **options))
+    except errors.GatedRepoError:
+        reason = f"access is gated; accept its terms at {page} and {log_in}"
+    except errors.RepositoryNotFoundError:
+        reason = f"there is no such repository at {page}, or it is private ({log_in})"
+    except errors.RevisionNotFoundError:
+        reason = f"there is no revision {revision!r}"
+    except errors.LocalEntryNotFoundError as error:
+        why = shorten(_first_line(error.__cause__ or error), 150)
+        reason = f"{page} cannot be reached ({why}), and the hub's cache, which HF_HOME names, does not have the file"
+    except errors.EntryNotFoundError:
+        reason = f"there is no such file; {page}/tree/{revision or 'main'} lists the files"
+    except (OSError, ValueError) as error:  # also a name that is not valid
+        reason = _first_line(error)
+    raise InputError(f"cannot download {shorten(filename)} of {shorten(repo)}: {shorten(reason, 500)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _matches_etag(path: Path) -> bool:
+    """Return whether a file of the hub's cache has the hash that names its blob: SHA-256, or Git's SHA-1 if small."""
+    blob = path.resolve()
+    if blob.parent.name != "blobs":  # a system without symbolic links
+        return True
+    if len(blob.name) == 64:
+        return sha256(blob) == blob.name
+    content = blob.read_bytes()
+    return len(blob.name) != 40 or hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob.name

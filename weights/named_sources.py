@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import InputError, check_known, shorten
 from .cards import WeightCard
-from .downloads import download, download_from_hub
+from .downloads import download
+from .hub import download_from_hub
 from .published_weights import CAFFE2_CARDS, DETECTRON2_CARDS, OPENMMLAB_CARDS
 
 

@@ -137,7 +137,7 @@ class PretrainedModel(ModelHubMixin, nn.Module, library_name="detbackbones"):
         if not path.exists():
             options = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
             options |= {"local_files_only": local_files_only, "revision": revision}
-            path = download_model(str(pretrained_model_name_or_path), options)
+            path = download_model(str(pretrained_model_name_or_path), **options)
         return cls._from_file(path, overrides)
 
     @classmethod

@@ -111,12 +111,12 @@ def test_without_a_config_file_on_the_hub(hub, published):
 @pytest.mark.parametrize(
     "name,options,words",
     [
-        ("someone/else", {}, ("someone/else", "404")),
+        ("someone/else", {}, ("no such repository", "/someone/else")),
         (REPOSITORY, {"revision": "v2"}, ("v2",)),
         (
             REPOSITORY,
             {"local_files_only": True},
-            ("Cannot find", "local_files_only", f"/{REPOSITORY}/resolve/main/model.safetensors"),
+            ("model.safetensors", f"/{REPOSITORY} cannot be reached", "HF_HOME"),
         ),
         ("no-such-folder", {}, ("no-such-folder does not exist", "owner/name")),
         ("some/deep/folder", {}, ("some/deep/folder does not exist", "owner/name")),

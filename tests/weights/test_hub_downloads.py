@@ -7,7 +7,7 @@ from file_server import drop, status
 from helpers import input_error
 from huggingface_hub import constants
 
-from detbackbones.weights.downloads import download_from_hub
+from detbackbones.weights.hub import download_from_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
