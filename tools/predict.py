@@ -210,6 +210,14 @@ def detect(
                 yield from detect(predictor, [item], skip_unreadable, unreadable)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder if it is missing. Raises RunError if the system cannot."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {shorten(path)}: {error.strerror}") from None
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON. Raises RunError if the system cannot."""
     try:
@@ -244,23 +252,23 @@ def predict(inputs: Sequence[str], values: Mapping[str, Any]) -> None:
         more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
         advice = "; skip_unreadable=true skips such images" if items else "; there is no readable image"
         raise InputError(f"{unreadable[0]}{more}{advice}")
-    results, images = [], []
-    drawn = DRAWN_SCORE if settings.score_threshold is None else settings.score_threshold
-    with progress_bars(console) as progress:
-        bar = progress.add_task("predict", total=len(items), note="")
-        for (name, _, entry), detections in detect(predictor, items, settings.skip_unreadable, unreadable):
-            results += [row | {"file_name": entry["file_name"]} for row in detections.to_coco(entry["id"])]
-            images.append(entry)
-            if settings.pictures:
-                write_picture(out / f"{name}.png", detections, drawn)
-            progress.advance(bar)
     categories = [{"id": key, "name": name} for key, name in zip(predictor.category_ids, predictor.names)]
+    results: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    drawn = DRAWN_SCORE if settings.score_threshold is None else settings.score_threshold
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {shorten(out)}: {error.strerror}") from None
-    write_json(out / RESULTS, results)
-    write_json(out / IMAGES, {"images": images, "annotations": [], "categories": categories})
+        with progress_bars(console) as progress:
+            bar = progress.add_task("predict", total=len(items), note="")
+            for (name, _, entry), detections in detect(predictor, items, settings.skip_unreadable, unreadable):
+                results += [row | {"file_name": entry["file_name"]} for row in detections.to_coco(entry["id"])]
+                images.append(entry)
+                if settings.pictures:
+                    write_picture(out / f"{name}.png", detections, drawn)
+                progress.advance(bar)
+    finally:  # if it is interrupted, what was found until then
+        write_json(out / RESULTS, results)
+        write_json(out / IMAGES, {"images": images, "annotations": [], "categories": categories})
     if unreadable:
         console.print(f"skipped {len(unreadable)} image(s), first: {unreadable[0]}")
     console.print(f"{len(results)} detections in {len(images)} images -> {shorten(out, 200)}")

@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tiny_runs import NARROW, words
 
+from detbackbones.tools import predict
 from detbackbones.tools.cli import main as detbackbones
 from detbackbones.tools.predict import main
 from detbackbones.tools.train_coco import main as train
@@ -147,6 +148,21 @@ def test_unreadable_images_stop_or_are_skipped(run, photos, capsys):
         assert "skipped 1 image(s), first: image photos/broken.jpg" in capsys.readouterr().out
         assert len(read(f"{out}/images.json")["images"]) == 3
     refused(capsys, "photos/broken.jpg", f"weights={run}", "skip_unreadable=true", message="broken.jpg")
+
+
+def test_an_interruption_keeps_what_was_found(run, photos, monkeypatch, capsys):
+    write, written = predict.write_picture, []
+
+    def interrupt_at_the_second(path, detections, score):
+        written.append(write(path, detections, score))
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "write_picture", interrupt_at_the_second)
+    assert main(["photos", f"weights={run}", "out=out"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert [image["file_name"] for image in read("out/images.json")["images"]] == ["a.jpg", "b.png"]
+    assert {row["image_id"] for row in read("out/predictions.json")} == {1, 2}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs names that Windows does not have")
