@@ -12,8 +12,8 @@ can be set, parts of the model by dotted keys; `none` is None. Short keys: backb
     eval_only=true checkpoint=SOURCE         evaluate
 
 A SOURCE is a checkpoint or the folder of a run, or a detector of another library: torchvision:maskrcnn_resnet50_fpn_v2,
-detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x, or a file of torchvision, detectron2 (with cfg.yaml beside it) or
-mmdetection.
+detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x, mmdet:faster-rcnn_r50_fpn_1x_coco, or a file of torchvision,
+detectron2 (with cfg.yaml beside it) or mmdetection.
 """
 
 import functools

@@ -10,7 +10,7 @@ from .checkpoints import is_checkpoint, is_run
 from .class_lists import class_metadata
 from .detector_source import DetectorSource
 from .detectron2_sources import read_detectron2_file, read_zoo_detector
-from .mmdet_sources import read_mmdet_file
+from .mmdet_sources import read_mmdet_file, read_mmdet_zoo
 from .named_sources import find_named
 from .recognition import Peeled, detector_library, peel, without_outer_prefix
 from .sources import read_content
@@ -19,6 +19,7 @@ from .torchvision_sources import read_torchvision_detector, read_torchvision_fil
 NAMED: dict[str, Callable[[str], DetectorSource]] = {
     "torchvision": read_torchvision_detector,
     "detectron2": read_zoo_detector,
+    "mmdet": read_mmdet_zoo,
 }
 FILES: dict[str, Callable[[Path, Peeled], DetectorSource]] = {
     "torchvision": lambda path, peeled: read_torchvision_file(path, peeled.state),
@@ -53,8 +54,9 @@ def read_detector(source: str) -> DetectorSource:
 
     Args:
         source: a run folder or a checkpoint of ours; "torchvision:maskrcnn_resnet50_fpn_v2";
-            "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x"; "hf:owner/name" of a model of ours; or a file or URL
-            of a detector of torchvision, detectron2 (with its config `cfg.yaml` beside it) or mmdetection.
+            "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x"; "mmdet:faster-rcnn_r50_fpn_1x_coco"; "hf:owner/name" of
+            a model of ours; or a file or URL of a detector of torchvision, detectron2 (with its config `cfg.yaml`
+            beside it) or mmdetection.
 
     Raises:
         InputError: the source is unknown, cannot be read, or is not a detector that is supported.

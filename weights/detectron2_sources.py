@@ -14,8 +14,7 @@ from .detectron2_models import detector_settings
 from .detectron2_zoo import TABLE_URL, URL, ZOO, published_ap, zoo_config
 from .downloads import download
 from .library_configs import detectron2_config_beside
-from .recognition import peel
-from .sources import read_content
+from .sources import read_state
 
 
 def read_zoo_detector(name: str) -> DetectorSource:
@@ -32,7 +31,7 @@ def read_zoo_detector(name: str) -> DetectorSource:
     check_known("detector of detectron2's model zoo:", ZOO, name)
     url = f"{URL}{name}/{ZOO[name].file}"
     published = {"published": published_ap(name), "published_url": TABLE_URL, "licence": "Apache-2.0", "url": url}
-    return _source(f"detectron2:{name}", zoo_config(name), lambda: _read(download(url)), published)
+    return _source(f"detectron2:{name}", zoo_config(name), lambda: read_state(download(url)), published)
 
 
 def read_detectron2_file(path: Path, state: Mapping[str, Tensor]) -> DetectorSource:
@@ -57,10 +56,6 @@ def read_detectron2_file(path: Path, state: Mapping[str, Tensor]) -> DetectorSou
         f"strides, pooling, thresholds); put the config that detectron2 wrote beside it "
         f"as cfg.yaml, config.yaml or {path.stem}.yaml"
     )
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    return peel(read_content(path), shorten(path)).state
 
 
 def _source(

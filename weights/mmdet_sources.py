@@ -1,27 +1,45 @@
-"""Whole detectors of mmdetection, from a `.pth` file with the text of its config inside."""
+"""Whole detectors of mmdetection: from its model zoo by name, or from a file with the text of its config inside."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import InputError, shorten
+from ..errors import InputError, check_known, shorten
 from .class_lists import COCO, class_metadata
 from .detector_source import DetectorSource, foreign_source
+from .downloads import download
 from .mmdet_config import parse_config
 from .mmdet_images import image_settings, sides_of_tests
 from .mmdet_keys import mmdet_keys
 from .mmdet_models import model_of
+from .mmdet_zoo import NAMES, current_name, file_url, name_of_file, published_ap, table_url, zoo_config
+from .sources import read_state
 
 CONSTANTS = ("data_preprocessor.",)
+
+
+def read_mmdet_zoo(name: str) -> DetectorSource:
+    """Return a detector of mmdetection's model zoo.
+
+    Args:
+        name: name of a config of mmdetection 3 or 2: "mask-rcnn_r50_fpn_1x_coco" or "mask_rcnn_r50_fpn_1x_coco".
+
+    Raises:
+        InputError: the zoo does not have it, or not a detector that is supported.
+    """
+    name = current_name(name.removesuffix(".py"))
+    check_known("detector of mmdetection's model zoo:", NAMES, name)
+    url = file_url(NAMES[name])
+    return _from_zoo(f"mmdet:{name}", NAMES[name], lambda: read_state(download(url)), {"url": url})
 
 
 def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> DetectorSource:
     """Return the detector in a file of mmdetection 2 or 3.
 
     Args:
-        path: the file.
+        path: the file. A file of the model zoo is known by its name.
         state: its state dict.
         notes: what lies beside the state dict; "meta" has the text of the config and the names of the classes.
 
@@ -29,6 +47,9 @@ def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str,
         InputError: the file does not have a config, or its detector is not supported.
     """
     where, meta = shorten(path), notes.get("meta")
+    published = name_of_file(path.name)
+    if published is not None:
+        return _from_zoo(str(path), published, lambda: state)
     meta = meta if isinstance(meta, Mapping) else {}
     text = meta.get("cfg") or meta.get("config")
     if not isinstance(text, str):
@@ -36,20 +57,37 @@ def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str,
             f"{where} is a detector of mmdetection without the text of its config (meta.cfg or meta.config), and its "
             "tensors do not tell how it was trained; save it with mmdetection's own checkpoint hook"
         )
-    values = parse_config(text, where)
+    return _source(str(path), parse_config(text, where), _classes(meta), lambda: state)
+
+
+def _from_zoo(
+    name: str, zoo_name: str, read: Callable[[], Mapping[str, Tensor]], fields: Mapping[str, str] | None = None
+) -> DetectorSource:
+    known = {"published": published_ap(zoo_name), "published_url": table_url(zoo_name), "licence": "Apache-2.0"}
+    return _source(name, zoo_config(zoo_name), dict(COCO), read, {**known, **(fields or {})})
+
+
+def _source(
+    name: str,
+    values: Mapping[str, Any],
+    classes: Mapping[int, str] | None,
+    read: Callable[[], Mapping[str, Tensor]],
+    published: Mapping[str, str] | None = None,
+) -> DetectorSource:
+    """Return the detector with the variables of a config, and with the state dict that `read` returns."""
+    where = shorten(name)
     statistics, is_bgr, divisor = image_settings(values, where)
     model = model_of(values, where) | {"size_divisor": divisor}
     keys = mmdet_keys(model, is_bgr)
-    kept = {key: value for key, value in state.items() if not key.startswith(CONSTANTS)}
-    metadata = statistics | class_metadata(_classes(meta), model["num_classes"])
     return foreign_source(
-        str(path),
+        name,
         "mmdet",
         model,
-        metadata,
-        lambda: keys.convert(kept),
+        statistics | class_metadata(classes, model["num_classes"]),
+        lambda: keys.convert({key: value for key, value in read().items() if not key.startswith(CONSTANTS)}),
         sides_of_tests(values),
         "BGR" if is_bgr else "RGB",
+        published=published,
     )
 
 

@@ -42,6 +42,11 @@ def read_content(path: Path) -> Any:
         raise InputError(f"cannot read weights file {shorten(path)}: {unreadable_reason(error, path)}") from None
 
 
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """Return the state dict in a file of another library. Raises as `read_content` and `peel`."""
+    return peel(read_content(path), shorten(path)).state
+
+
 def read_file(path: Path) -> dict[str, Tensor]:
     """Return the state dict of a file or of the last checkpoint of a run.
 

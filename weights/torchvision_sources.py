@@ -13,8 +13,7 @@ from .cards import IMAGENET_MEAN, IMAGENET_STD
 from .class_lists import COCO_ROWS, class_metadata
 from .detector_source import DetectorSource, foreign_source
 from .downloads import download
-from .recognition import peel
-from .sources import read_content
+from .sources import read_state
 from .torchvision_detectors import TORCHVISION_CONFIGS, convert_torchvision_detector, has_trained_norms
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # of torchvision's constructors
@@ -46,7 +45,7 @@ def read_torchvision_detector(name: str) -> DetectorSource:
         f"torchvision:{network}.{weights.name}",
         network,
         91,
-        lambda: peel(read_content(download(weights.url)), weights.url).state,
+        lambda: read_state(download(weights.url)),
         published={
             "published": ", ".join(values),
             "published_url": TABLE_URL,

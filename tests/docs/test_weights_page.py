@@ -12,6 +12,7 @@ from detbackbones.errors import InputError
 from detbackbones.tools.cli import SUBCOMMANDS, parse_pairs
 from detbackbones.weights.detector_sources import read_detector
 from detbackbones.weights.detectron2_zoo import COCO, ZOO
+from detbackbones.weights.mmdet_zoo import NAMES as MMDET_NAMES, ZOO as MMDET_ZOO
 from detbackbones.weights.named_sources import find_named
 from detbackbones.weights.torchvision_detectors import TORCHVISION_CONFIGS
 
@@ -25,7 +26,7 @@ COMMANDS = [
 SOURCES = sorted(
     set(
         re.findall(
-            r"(?<!backbone=)\b(?:torchvision|detectron2|caffe2|openmmlab|open-mmlab|timm):(?!NAME)[^\s`,*]+", PAGE
+            r"(?<!backbone=)\b(?:torchvision|detectron2|caffe2|mmdet|openmmlab|open-mmlab|timm):(?!NAME)[^\s`,*]+", PAGE
         )
     )
 )
@@ -34,6 +35,7 @@ SOURCES = sorted(
 def published_rows() -> list[str]:
     """Return the rows of the table of published AP, from the tables that the sources have."""
     rows = [(f"detectron2:{name}", entry.box_ap, entry.mask_ap) for name, entry in ZOO.items() if entry.dataset == COCO]
+    rows += [(f"mmdet:{name}", MMDET_ZOO[old].box_ap, MMDET_ZOO[old].mask_ap) for name, old in MMDET_NAMES.items()]
     for name in TORCHVISION_CONFIGS:
         metrics = get_model_weights(name)["COCO_V1"].meta["_metrics"]["COCO-val2017"]
         rows.append((f"torchvision:{name}", metrics["box_map"], metrics.get("mask_map")))
