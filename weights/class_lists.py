@@ -1,5 +1,6 @@
 """Classes of public datasets, in the order in which detectors of other libraries have them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
@@ -20,7 +21,7 @@ DATASETS: dict[str, dict[int, str]] = {
 }
 
 
-def class_metadata(names: dict[int, str] | None, num_classes: int) -> dict[str, Any]:
+def class_metadata(names: Mapping[int, str] | None, num_classes: int) -> dict[str, Any]:
     """Return the metadata of a detector's classes: "category_ids" and "category_names" in the order of its labels.
 
     Args:

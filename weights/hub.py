@@ -73,8 +73,8 @@ def _from_hub(repo: str, filename: str, revision: str | None, options: Mapping[s
     page = f"{(endpoint or f'https://{HUB}').rstrip('/')}/{repo}"
     log_in = "log in with `hf auth login` or HF_TOKEN"
     try:
-        known = {"revision": revision, "endpoint": endpoint, "library_name": "detbackbones"}
-        return Path(hf_hub_download(repo, filename, **known, **options))
+        settings: dict[str, Any] = {"revision": revision, "endpoint": endpoint, "library_name": "detbackbones"}
+        return Path(str(hf_hub_download(repo, filename, **settings, **options)))
     except errors.GatedRepoError:
         reason = f"access is gated; accept its terms at {page} and {log_in}"
     except errors.RepositoryNotFoundError:

@@ -135,9 +135,14 @@ class PretrainedModel(ModelHubMixin, nn.Module, library_name="detbackbones"):
         """
         path = Path(pretrained_model_name_or_path)
         if not path.exists():
-            options = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
-            options |= {"local_files_only": local_files_only, "revision": revision}
-            path = download_model(str(pretrained_model_name_or_path), **options)
+            path = download_model(
+                str(pretrained_model_name_or_path),
+                revision,
+                force_download=force_download,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
         return cls._from_file(path, overrides)
 
     @classmethod
