@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -211,11 +212,22 @@ def detect(
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder if it is missing. Raises RunError if the system cannot."""
+    """Make a folder if it is missing. Raises RunError if the system cannot, or does not let us write into it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise RunError(f"cannot write {shorten(path)}: {error.strerror}") from None
+
+
+def write_results(out: Path, found: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]], predictor: Predictor) -> int:
+    """Write both JSON files of images and their results, and return the number of results."""
+    results = [row for _, rows in found for row in rows]
+    categories = [{"id": key, "name": name} for key, name in zip(predictor.category_ids, predictor.names)]
+    write_json(out / RESULTS, results)
+    write_json(out / IMAGES, {"images": [entry for entry, _ in found], "annotations": [], "categories": categories})
+    return len(results)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -252,26 +264,27 @@ def predict(inputs: Sequence[str], values: Mapping[str, Any]) -> None:
         more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
         advice = "; skip_unreadable=true skips such images" if items else "; there is no readable image"
         raise InputError(f"{unreadable[0]}{more}{advice}")
-    categories = [{"id": key, "name": name} for key, name in zip(predictor.category_ids, predictor.names)]
-    results: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
+    found: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []  # entry of an image, and its results
     drawn = DRAWN_SCORE if settings.score_threshold is None else settings.score_threshold
     make_folder(out)
     try:
         with progress_bars(console) as progress:
             bar = progress.add_task("predict", total=len(items), note="")
             for (name, _, entry), detections in detect(predictor, items, settings.skip_unreadable, unreadable):
-                results += [row | {"file_name": entry["file_name"]} for row in detections.to_coco(entry["id"])]
-                images.append(entry)
+                rows = [row | {"file_name": entry["file_name"]} for row in detections.to_coco(entry["id"])]
+                found.append((entry, rows))
                 if settings.pictures:
                     write_picture(out / f"{name}.png", detections, drawn)
                 progress.advance(bar)
-    finally:  # if it is interrupted, what was found until then
-        write_json(out / RESULTS, results)
-        write_json(out / IMAGES, {"images": images, "annotations": [], "categories": categories})
+    except KeyboardInterrupt:
+        if found:
+            write_results(out, found, predictor)
+            console.print(f"stopped after {len(found)} of {len(items)} images, whose detections are in {shorten(out)}")
+        raise
+    count = write_results(out, found, predictor)
     if unreadable:
         console.print(f"skipped {len(unreadable)} image(s), first: {unreadable[0]}")
-    console.print(f"{len(results)} detections in {len(images)} images -> {shorten(out, 200)}")
+    console.print(f"{count} detections in {len(found)} images -> {shorten(out, 200)}")
 
 
 main = functools.partial(run_command, predict, usage)

@@ -179,3 +179,9 @@ def _equal(value: Any, fact: Any) -> bool:
 
 def _show(value: Any) -> str:
     return f"({', '.join(f'{each:.4g}' for each in value)})" if isinstance(value, (tuple, list)) else repr(value)
+
+
+def published_ap(dataset: str, box_ap: float | None, mask_ap: float | None) -> str:
+    """Return the `published` field of a detector, whose AP is in percent; None if there is not any."""
+    values = {"box AP": box_ap, "mask AP": mask_ap}
+    return f"{dataset}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items() if value is not None)

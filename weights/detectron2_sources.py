@@ -11,7 +11,7 @@ from .detector_source import DetectorSource, foreign_source
 from .detectron2_config import Detectron2Config, read_detectron2_config
 from .detectron2_keys import detectron2_keys
 from .detectron2_models import detector_settings
-from .detectron2_zoo import TABLE_URL, URL, ZOO, published_ap, zoo_config
+from .detectron2_zoo import ZOO, published_fields, zoo_config
 from .downloads import download
 from .library_configs import detectron2_config_beside
 from .sources import read_state
@@ -29,9 +29,8 @@ def read_zoo_detector(name: str) -> DetectorSource:
     """
     name = re.sub(r"^//|\.yaml$|/\d+/model_final_\w+\.pkl$", "", name)
     check_known("detector of detectron2's model zoo:", ZOO, name)
-    url = f"{URL}{name}/{ZOO[name].file}"
-    published = {"published": published_ap(name), "published_url": TABLE_URL, "licence": "Apache-2.0", "url": url}
-    return _source(f"detectron2:{name}", zoo_config(name), lambda: read_state(download(url)), published)
+    fields = published_fields(name)
+    return _source(f"detectron2:{name}", zoo_config(name), lambda: read_state(download(fields["url"])), fields)
 
 
 def read_detectron2_file(path: Path, state: Mapping[str, Tensor]) -> DetectorSource:
@@ -50,7 +49,7 @@ def read_detectron2_file(path: Path, state: Mapping[str, Tensor]) -> DetectorSou
         return _source(str(path), read_detectron2_config(found), lambda: state)
     for name, entry in ZOO.items():
         if entry.file.endswith(f"/{path.name}"):
-            return _source(str(path), zoo_config(name), lambda: state, {"published": published_ap(name)})
+            return _source(str(path), zoo_config(name), lambda: state, published_fields(name))
     raise InputError(
         f"{shorten(path)} is a detector of detectron2, and its tensors do not tell how it was trained (channel order, "
         f"strides, pooling, thresholds); put the config that detectron2 wrote beside it "

@@ -8,6 +8,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from .cards import published_ap
 from .detectron2_config import Detectron2Config, merge
 
 URL = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -151,8 +152,12 @@ def zoo_config(name: str) -> Detectron2Config:
     return Detectron2Config(functools.reduce(merge, parts), f"detectron2:{name}")
 
 
-def published_ap(name: str) -> str:
-    """Return the published AP of a detector of the zoo in words."""
+def published_fields(name: str) -> dict[str, str]:
+    """Return what a card says about where a detector of the zoo is published."""
     entry = ZOO[name]
-    values = {"box AP": entry.box_ap, "mask AP": entry.mask_ap}
-    return f"{entry.dataset}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items() if value is not None)
+    return {
+        "published": published_ap(entry.dataset, entry.box_ap, entry.mask_ap),
+        "published_url": TABLE_URL,
+        "licence": "Apache-2.0",
+        "url": f"{URL}{name}/{entry.file}",
+    }

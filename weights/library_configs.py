@@ -13,7 +13,6 @@ from ..errors import InputError, shorten
 from .cards import IMAGENET_MEAN, IMAGENET_STD
 from .detectron2_config import merge, read_with_bases
 from .detectron2_defaults import DEFAULTS
-from .mmdet_config import parse_config
 from .mmdet_images import image_settings
 from .published_weights import UNIT_STD
 
@@ -73,12 +72,8 @@ def guessed_statistics(order: str, is_resnext: bool) -> Facts:
     return {"mean": IMAGENET_MEAN, "std": std, "input_range": 255.0}
 
 
-def mmdet_facts(text: str) -> Facts:
-    """Return what the text of an mmdetection config says about the backbone; {} if it does not have one."""
-    try:
-        values = parse_config(text, "the file")
-    except InputError:  # then arguments must say what it would have said
-        return {}
+def mmdet_facts(values: Mapping[str, Any]) -> Facts:
+    """Return what the variables of an mmdetection config say about the backbone; {} if it does not have one."""
     model = values.get("model")
     backbone = model.get("backbone") if isinstance(model, Mapping) else None
     if not isinstance(model, Mapping) or not isinstance(backbone, Mapping):

@@ -16,6 +16,7 @@ from .library_configs import (
     huggingface_facts,
     mmdet_facts,
 )
+from .mmdet_config import parse_config
 from .named_sources import card_for_file_name
 from .published_weights import BGR_DETECTRON
 from .recognition import Origin, Peeled
@@ -106,7 +107,10 @@ def _mmdet(path: Path, peeled: Peeled, origin: Origin) -> Facts:
     meta = peeled.notes.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     text = meta.get("cfg") or meta.get("config") or ""
-    facts = mmdet_facts(text) if isinstance(text, str) else {}
+    try:
+        facts = mmdet_facts(parse_config(text if isinstance(text, str) else "", path.name))
+    except InputError:  # then arguments must say what it would have said
+        facts = {}
     dataset = meta.get("dataset_meta")
     names = (dataset.get("classes") or dataset.get("CLASSES")) if isinstance(dataset, Mapping) else meta.get("CLASSES")
     if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):

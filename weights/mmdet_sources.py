@@ -9,30 +9,30 @@ from torch import Tensor
 from ..errors import InputError, check_known, shorten
 from .class_lists import COCO, class_metadata
 from .detector_source import DetectorSource, foreign_source
-from .downloads import download
 from .mmdet_config import parse_config
 from .mmdet_images import image_settings, sides_of_tests
 from .mmdet_keys import mmdet_keys
 from .mmdet_models import model_of
-from .mmdet_zoo import NAMES, current_name, file_url, name_of_file, published_ap, table_url, zoo_config
+from .mmdet_zoo import ZOO, download_from_zoo, find_name, published_fields, zoo_config
 from .sources import read_state
 
 CONSTANTS = ("data_preprocessor.",)
+ROWS_OF_COCO = {"roi_head.bbox_head.fc_cls.bias": 81, "bbox_head.retina_cls.bias": 9 * 80}
 
 
 def read_mmdet_zoo(name: str) -> DetectorSource:
     """Return a detector of mmdetection's model zoo.
 
     Args:
-        name: name of a config of mmdetection 3 or 2: "mask-rcnn_r50_fpn_1x_coco" or "mask_rcnn_r50_fpn_1x_coco".
+        name: name of a config of mmdetection 3 or 2 or of a file, such as "mask-rcnn_r50_fpn_1x_coco", see `find_name`.
 
     Raises:
         InputError: the zoo does not have it, or not a detector that is supported.
     """
-    name = current_name(name.removesuffix(".py"))
-    check_known("detector of mmdetection's model zoo:", NAMES, name)
-    url = file_url(NAMES[name])
-    return _from_zoo(f"mmdet:{name}", NAMES[name], lambda: read_state(download(url)), {"url": url})
+    found = find_name(name)
+    if found is None:
+        check_known("detector of mmdetection's model zoo:", ZOO, name)
+    return _from_zoo(f"mmdet:{found}", str(found), lambda: read_state(download_from_zoo(str(found))))
 
 
 def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> DetectorSource:
@@ -47,10 +47,10 @@ def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str,
         InputError: the file does not have a config, or its detector is not supported.
     """
     where, meta = shorten(path), notes.get("meta")
-    published = name_of_file(path.name)
-    if published is not None:
-        return _from_zoo(str(path), published, lambda: state)
     meta = meta if isinstance(meta, Mapping) else {}
+    published = find_name(path.name) if path.suffix == ".pth" else None
+    if published is not None and _has_classes_of_coco(state, meta):
+        return _from_zoo(str(path), published, lambda: state)
     text = meta.get("cfg") or meta.get("config")
     if not isinstance(text, str):
         raise InputError(
@@ -60,11 +60,16 @@ def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str,
     return _source(str(path), parse_config(text, where), _classes(meta), lambda: state)
 
 
-def _from_zoo(
-    name: str, zoo_name: str, read: Callable[[], Mapping[str, Tensor]], fields: Mapping[str, str] | None = None
-) -> DetectorSource:
-    known = {"published": published_ap(zoo_name), "published_url": table_url(zoo_name), "licence": "Apache-2.0"}
-    return _source(name, zoo_config(zoo_name), dict(COCO), read, {**known, **(fields or {})})
+def _from_zoo(name: str, zoo_name: str, read: Callable[[], Mapping[str, Tensor]]) -> DetectorSource:
+    return _source(name, zoo_config(zoo_name), COCO, read, published_fields(zoo_name))
+
+
+def _has_classes_of_coco(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bool:
+    """Return whether a file under the name of a published one can be it, and was not fine-tuned on other classes."""
+    names = _classes(meta)
+    if names is not None and [name.replace("_", " ") for name in names.values()] != list(COCO.values()):
+        return False
+    return all(len(state[key]) == rows for key, rows in ROWS_OF_COCO.items() if key in state)
 
 
 def _source(

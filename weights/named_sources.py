@@ -10,6 +10,7 @@ from ..errors import InputError, check_known, shorten
 from .cards import WeightCard
 from .downloads import download
 from .hub import download_from_hub
+from .mmdet_zoo import ZOO, download_from_zoo, find_name, zoo_card
 from .published_weights import CAFFE2_CARDS, DETECTRON2_CARDS, OPENMMLAB_CARDS
 
 
@@ -57,7 +58,8 @@ def card_for_file_name(name: str) -> WeightCard | None:
         for card in cards.values():
             if card.url.endswith(f"/{name}"):
                 return card
-    return _torchvision_file(name)
+    detector = find_name(name)
+    return _torchvision_file(name) if detector is None else zoo_card(detector)
 
 
 def _downloaded(card: WeightCard) -> NamedSource:
@@ -193,6 +195,15 @@ def _from_table(kind: str, cards: dict[str, WeightCard]) -> Callable[[str, str],
     return find
 
 
+def _mmdet(name: str, architecture: str) -> NamedSource:
+    """The backbone of a detector of mmdetection's model zoo, or one of OpenMMLab's backbones."""
+    detector = find_name(name)
+    if detector is None:
+        check_known("weights of mmdetection or OpenMMLab:", [*ZOO, *OPENMMLAB_CARDS], name)
+        return KINDS["openmmlab"](name, architecture)
+    return NamedSource(zoo_card(detector), lambda: download_from_zoo(detector))
+
+
 def _hub(name: str, architecture: str) -> NamedSource:
     """A repository of the Hugging Face hub with `config.json` and `model.safetensors`; `@` names a revision."""
     repo, _, revision = name.partition("@")
@@ -222,7 +233,7 @@ KINDS: dict[str, Callable[[str, str], NamedSource]] = {
     "catalog": _from_table("Detectron", CAFFE2_CARDS),
     "openmmlab": _from_table("OpenMMLab", OPENMMLAB_CARDS),
     "open-mmlab": _from_table("OpenMMLab", OPENMMLAB_CARDS),
-    "mmdet": _from_table("OpenMMLab", OPENMMLAB_CARDS),
+    "mmdet": _mmdet,
     "mmcls": lambda name, architecture: KINDS["openmmlab"](f"mmcls/{name}", architecture),
     "hf": _hub,
 }

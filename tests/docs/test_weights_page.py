@@ -12,7 +12,7 @@ from detbackbones.errors import InputError
 from detbackbones.tools.cli import SUBCOMMANDS, parse_pairs
 from detbackbones.weights.detector_sources import read_detector
 from detbackbones.weights.detectron2_zoo import COCO, ZOO
-from detbackbones.weights.mmdet_zoo import NAMES as MMDET_NAMES, ZOO as MMDET_ZOO
+from detbackbones.weights.mmdet_zoo import ZOO as MMDET_ZOO
 from detbackbones.weights.named_sources import find_named
 from detbackbones.weights.torchvision_detectors import TORCHVISION_CONFIGS
 
@@ -35,7 +35,7 @@ SOURCES = sorted(
 def published_rows() -> list[str]:
     """Return the rows of the table of published AP, from the tables that the sources have."""
     rows = [(f"detectron2:{name}", entry.box_ap, entry.mask_ap) for name, entry in ZOO.items() if entry.dataset == COCO]
-    rows += [(f"mmdet:{name}", MMDET_ZOO[old].box_ap, MMDET_ZOO[old].mask_ap) for name, old in MMDET_NAMES.items()]
+    rows += [(f"mmdet:{name}", entry.box_ap, entry.mask_ap) for name, entry in MMDET_ZOO.items()]
     for name in TORCHVISION_CONFIGS:
         metrics = get_model_weights(name)["COCO_V1"].meta["_metrics"]["COCO-val2017"]
         rows.append((f"torchvision:{name}", metrics["box_map"], metrics.get("mask_map")))

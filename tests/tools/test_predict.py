@@ -150,19 +150,45 @@ def test_unreadable_images_stop_or_are_skipped(run, photos, capsys):
     refused(capsys, "photos/broken.jpg", f"weights={run}", "skip_unreadable=true", message="broken.jpg")
 
 
-def test_an_interruption_keeps_what_was_found(run, photos, monkeypatch, capsys):
-    write, written = predict.write_picture, []
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_ctrl_c_keeps_what_was_found(run, photos, monkeypatch, capsys, number):
+    detections, seen = predict.Predictor.__call__, []
 
-    def interrupt_at_the_second(path, detections, score):
-        written.append(write(path, detections, score))
-        if len(written) == 2:
+    def interrupted(predictor, images):
+        seen.append(images)
+        if len(seen) == number:
             raise KeyboardInterrupt
+        return detections(predictor, images)
 
-    monkeypatch.setattr(predict, "write_picture", interrupt_at_the_second)
-    assert main(["photos", f"weights={run}", "out=out"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
-    assert [image["file_name"] for image in read("out/images.json")["images"]] == ["a.jpg", "b.png"]
-    assert {row["image_id"] for row in read("out/predictions.json")} == {1, 2}
+    monkeypatch.setattr(predict.Predictor, "__call__", interrupted)
+    assert main(["photos", f"weights={run}", "out=out", "pictures=false"]) == 130
+    out, err = capsys.readouterr()
+    assert err == "interrupted\n"
+    if number == 1:
+        assert list(Path("out").iterdir()) == []
+        return
+    assert f"stopped after {number - 1} of 3 images" in out
+    assert [image["id"] for image in read("out/images.json")["images"]] == list(range(1, number))
+    assert {row["image_id"] for row in read("out/predictions.json")} == set(range(1, number))
+
+
+def test_an_error_in_the_middle_leaves_no_results(run, photos, capsys):
+    content = (photos / "b.png").read_bytes()
+    (photos / "b.png").write_bytes(content[: len(content) // 2])  # with a whole header
+    assert main(["photos", f"weights={run}", "out=out"]) == 2
+    assert "b.png" in capsys.readouterr().err
+    assert main(["photos", f"weights={run}", "out=out", "skip_unreadable=true"]) == 0
+    assert len(read("out/images.json")["images"]) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_image(run, photos, monkeypatch, capsys):
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(predict.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(predict.Predictor, "__call__", lambda *_: pytest.fail("an image was predicted"))
+    assert main(["photos", f"weights={run}", "out=out"]) == 1
+    assert capsys.readouterr().err == "error: cannot write out: Permission denied\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs names that Windows does not have")
