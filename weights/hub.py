@@ -28,7 +28,7 @@ def download_model(repository: str, revision: str | None = None, **options: Any)
         The folder of its files.
 
     Raises:
-        InputError: it is not the name of a repository, or a file cannot be downloaded.
+        InputError: it is not the name of a repository, or its weights cannot be downloaded.
     """
     repository = repository.removeprefix("hf:")
     if not REPOSITORY.fullmatch(repository):
@@ -51,19 +51,27 @@ def download_from_hub(repo: str, filename: str, revision: str | None = None, **o
         repo: name of the repository, such as "microsoft/resnet-50".
         filename: path of the file in it.
         revision: branch, tag or commit; the main branch if not given.
-        options: further keyword arguments of `hf_hub_download`.
+        options: force_download, token, cache_dir and local_files_only of `hf_hub_download`.
 
     Raises:
         InputError: The file cannot be had or is damaged; the message says why.
     """
     path = _from_hub(repo, filename, revision, options)
+    if _matches_etag(path):
+        return path
+    if _is_local(options):
+        raise InputError(f"{shorten(path, 200)} is damaged; without HF_HUB_OFFLINE and local_files_only it is replaced")
+    path = _from_hub(repo, filename, revision, {**options, "force_download": True})
     if not _matches_etag(path):
         path.resolve().unlink()
-        path = _from_hub(repo, filename, revision, options)
-        if not _matches_etag(path):
-            path.resolve().unlink()
-            raise InputError(f"the download of {filename} of {repo} is refused: its content does not match its hash")
+        raise InputError(f"the download of {filename} of {repo} is refused: its content does not match its hash")
     return path
+
+
+def _is_local(options: Mapping[str, Any]) -> bool:
+    from huggingface_hub import constants
+
+    return bool(options.get("local_files_only") or constants.HF_HUB_OFFLINE)
 
 
 def _from_hub(repo: str, filename: str, revision: str | None, options: Mapping[str, Any]) -> Path:
@@ -82,12 +90,15 @@ def _from_hub(repo: str, filename: str, revision: str | None, options: Mapping[s
     except errors.RevisionNotFoundError:
         reason = f"there is no revision {revision!r}"
     except errors.LocalEntryNotFoundError as error:
-        why = shorten(_first_line(error.__cause__ or error), 150)
-        reason = f"{page} cannot be reached ({why}), and the hub's cache, which HF_HOME names, does not have the file"
+        cache = f"{options['cache_dir']}" if options.get("cache_dir") else "the hub's cache, which HF_HOME names,"
+        why = f"{page} cannot be reached ({shorten(_first_line(error.__cause__ or error), 150)})"
+        if _is_local(options):
+            why = "HF_HUB_OFFLINE or local_files_only is set"
+        reason = f"{why}, and {cache} does not have the file"
     except errors.EntryNotFoundError:
         reason = f"there is no such file; {page}/tree/{revision or 'main'} lists the files"
-    except (OSError, ValueError) as error:  # also a name that is not valid
-        reason = _first_line(error)
+    except Exception as error:  # of a name that is not valid, and of the HTTP client that huggingface_hub uses
+        reason = _first_line(error.__cause__ or error)
     raise InputError(f"cannot download {shorten(filename)} of {shorten(repo)}: {shorten(reason, 500)}")
 
 

@@ -49,6 +49,32 @@ def test_a_damaged_file_is_downloaded_again(hub, by_git):
     assert path.read_bytes() == hub.content != damaged
 
 
+def test_a_damaged_file_stays_if_it_cannot_be_replaced(hub):
+    path = download_from_hub("a/b", "model.safetensors", COMMIT)
+    path.resolve().write_bytes(b"damaged")
+    with input_error("model.safetensors is damaged", "local_files_only"):
+        download_from_hub("a/b", "model.safetensors", COMMIT, local_files_only=True)
+    assert path.read_bytes() == b"damaged"
+
+
+def test_options(hub, tmp_path):
+    path = download_from_hub("a/b", "model.safetensors", COMMIT, cache_dir=tmp_path / "other", token="secret")
+    assert path.is_relative_to(tmp_path / "other")
+    assert {key.lower(): value for key, value in hub.requests[0][1].items()}["authorization"] == "Bearer secret"
+    with input_error("other does not have the file", "local_files_only is set"):
+        download_from_hub("a/b", "more.safetensors", cache_dir=tmp_path / "other", local_files_only=True)
+    with input_error("cannot download"):
+        download_from_hub("a/b", "model.safetensors", token="two\nlines")
+
+
+def test_a_forced_download_without_a_server(hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    download_from_hub("a/b", "model.safetensors")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with input_error("cannot download", "refused"):
+        download_from_hub("a/b", "model.safetensors", force_download=True)
+
+
 def test_content_that_does_not_match_is_refused(hub, tmp_path):
     hub.headers["ETag"] = f'"{"0" * 64}"'
     with input_error("model.safetensors of a/b", "does not match"):
