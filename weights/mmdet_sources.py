@@ -29,10 +29,9 @@ def read_mmdet_zoo(name: str) -> DetectorSource:
     Raises:
         InputError: the zoo does not have it, or not a detector that is supported.
     """
-    found = find_name(name)
-    if found is None:
-        check_known("detector of mmdetection's model zoo:", ZOO, name)
-    return _from_zoo(f"mmdet:{found}", str(found), lambda: read_state(download_from_zoo(str(found))))
+    known = find_name(name) or name
+    check_known("detector of mmdetection's model zoo:", ZOO, known)
+    return _from_zoo(f"mmdet:{known}", known, lambda: read_state(download_from_zoo(known)))
 
 
 def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> DetectorSource:
@@ -60,8 +59,8 @@ def read_mmdet_file(path: Path, state: Mapping[str, Tensor], notes: Mapping[str,
     return _source(str(path), parse_config(text, where), _classes(meta), lambda: state)
 
 
-def _from_zoo(name: str, zoo_name: str, read: Callable[[], Mapping[str, Tensor]]) -> DetectorSource:
-    return _source(name, zoo_config(zoo_name), COCO, read, published_fields(zoo_name))
+def _from_zoo(source: str, name: str, read: Callable[[], Mapping[str, Tensor]]) -> DetectorSource:
+    return _source(source, zoo_config(name), COCO, read, published_fields(name))
 
 
 def _has_classes_of_coco(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bool:
