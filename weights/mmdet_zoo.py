@@ -2,7 +2,7 @@
 
 Names, addresses and numbers are those of mmdetection 3.3 (`configs/*/metafile.yml`; one mask AP is only in README.md).
 `zoo_config` repeats what its configs say about a network, because mmdetection evaluates the files with them. For
-`faster-rcnn_r101-caffe_fpn_ms-3x_coco` it repeats version 2.28: the config in 3.3 normalises images for another network.
+`faster-rcnn_r101-caffe_fpn_ms-3x_coco` it repeats version 2.28: the one in 3.3 normalises for another network.
 
 The config text inside the files is not used, because some were trained before the release of mmdetection 2
 (https://github.com/open-mmlab/mmdetection/issues/2795).
