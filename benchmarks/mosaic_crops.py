@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
-from torchvision.io import write_png
 
 from detbackbones.benchmarks.prediction import make_mosaics
 from detbackbones.data.annotations import Annotations, read_annotations
@@ -72,7 +72,7 @@ def write(names: Sequence[str], values: Mapping[str, Any]) -> None:
         items += make_crops(annotations, values.get("crops", 6), generator)
     images, objects = [], []
     for number, (pixels, boxes) in enumerate(items, 1):
-        write_png(pixels, str(out / "images" / f"{number}.png"), compression_level=1)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(out / "images" / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "height": pixels.shape[1], "width": pixels.shape[2]})
         for (x, y, width, height), entry in boxes:
             place = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": entry["iscrowd"]}
