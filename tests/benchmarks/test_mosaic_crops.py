@@ -25,9 +25,9 @@ def test_boxes_lie_on_the_pixels_of_their_objects(tmp_path, monkeypatch):
     categories = [{"id": category, "name": f"{colour}"} for category, colour in COLOURS.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    assert main(["a.json", ".", "out=crops", "rounds=2", "crops=40"]) == 0
+    assert main(["a.json", ".", "out=crops", "rounds=2", "crops=60"]) == 0
     written = json.loads((tmp_path / "crops/annotations.json").read_text())
-    assert len(written["images"]) == 3 + 2 * 40
+    assert len(written["images"]) == 3 + 2 * 60
     files = {entry["id"]: entry for entry in written["images"]}
     whole = 0
     for entry in written["annotations"]:
@@ -38,5 +38,5 @@ def test_boxes_lie_on_the_pixels_of_their_objects(tmp_path, monkeypatch):
         full = 90 * (70 + 10 * entry["category_id"])
         assert entry["iscrowd"] == (width * height < full / 3)
         whole += width * height == full
-    assert whole > 10  # also in crops
+    assert whole > 5  # also in crops
     assert main(["a.json", "."]) == 2
