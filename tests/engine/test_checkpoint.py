@@ -22,7 +22,7 @@ from detbackbones.engine.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from detbackbones.errors import RunError
+from detbackbones.errors import RunError, shorten
 
 CONTENT = {"model": {"w": torch.arange(256.0)}, "config": {"model": {}}, "metadata": {}}
 
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_line_and_leaves_everything_as_it_was(tmp_path, monke
     monkeypatch.setattr(checkpoint, "open", full, raising=False)
     with pytest.raises(CheckpointError) as caught:
         save(tmp_path / "last.pt", 3, keep=2)
-    assert str(caught.value) == f"{tmp_path / 'last.pt'} cannot be written: No space left on device"
+    assert str(caught.value) == f"{shorten(tmp_path / 'last.pt')} cannot be written: No space left on device"
     assert iterations(tmp_path) == {"last.pt": 2, "last-1.pt": 1}
 
 

@@ -104,7 +104,7 @@ def counting(folder):
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, capsys):
     with holder(tmp_path) as (process, _):
-        with input_error(f"process {process.pid} on {socket.gethostname()}", str(tmp_path), "work_dir="):
+        with input_error(f"process {process.pid} on {socket.gethostname()}", tmp_path.name, "work_dir="):
             acquire(tmp_path)
         process.kill()
         process.wait()
@@ -261,5 +261,5 @@ def test_an_unreadable_record_does_not_lock(tmp_path, content):
 
 def test_a_lock_file_that_cannot_be_written(tmp_path):
     (tmp_path / LOCK_FILE).mkdir()
-    with input_error(str(tmp_path), "cannot be locked", "directory"):
+    with input_error(tmp_path.name, "cannot be locked", "directory"):
         acquire(tmp_path)

@@ -102,5 +102,5 @@ def test_what_cannot_be_honoured(tmp_path):
         DetBackbonesDetectionModel("run", mask_threshold=0.3)
     with input_error("model_path"):
         DetBackbonesDetectionModel()
-    with input_error(str(tmp_path)):
+    with input_error(tmp_path.name):
         DetBackbonesDetectionModel(str(tmp_path))
