@@ -1,5 +1,5 @@
 import hashlib
-import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def server(hub_cache) -> Iterator[FileServer]:
     """A server of 300 kB that cannot be compressed."""
-    with serve(os.urandom(300_000)) as running:
+    with serve(random.Random(0).randbytes(300_000)) as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -73,7 +74,7 @@ def test_a_file_that_changes_between_two_attempts(server, headers):
     server.headers = headers
 
     def change(handler):
-        server.content = os.urandom(200_000)
+        server.content = random.Random(1).randbytes(200_000)
         server.headers = {"ETag": '"2"', "Last-Modified": LATER}
         handler.send_file()
 
@@ -93,7 +94,7 @@ def test_parts_of_two_versions_are_noticed_by_the_hash(server, url, target):
     server.headers, whole = {}, server.content
 
     def other_version(handler):
-        server.content = os.urandom(len(whole))
+        server.content = random.Random(1).randbytes(len(whole))
         handler.send_file(100_000)
         server.content = whole
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import random
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,7 @@ def test_a_file_without_hash_is_checked_against_its_first_download(server, hub_c
 
 def test_two_files_of_one_name_do_not_meet(server):
     first = download(f"{server.base}/a/model_final.pth")
-    server.content = os.urandom(1000)
+    server.content = random.Random(1).randbytes(1000)
     second = download(f"{server.base}/b/model_final.pth")
     assert first.read_bytes() != second.read_bytes() == server.content
     assert cache_path("https://a.example/get?id=1") != cache_path("https://a.example/get?id=2")
