@@ -143,7 +143,7 @@ def _clean_size(entry: dict, header: ImageHeader | None, report: Report) -> str 
             continue
         if value is None and header is None:
             entry[key] = 0
-            return f"{key} is missing, and there is no file to take it from; set image_dir"
+            return f"{key} is missing, and without its file it is not known; set image_dir"
         number = whole_number(value)
         if number is None or not 1 <= number <= MAX_SIDE:
             entry[key] = 0

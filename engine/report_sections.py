@@ -33,12 +33,12 @@ def learning_section(log: Sequence[Mapping[str, Any]]) -> Section:
     """Return the learning curves of a training run."""
     section = Section("Learning curves")
     if not any("lr" in entry for entry in log):
-        section.missing.append("There is no log of a training in this folder; evaluations do not write one.")
+        section.missing.append("The folder lacks the log of a training. Evaluations do not write one.")
         return section
     if not any(name.startswith("val_") for entry in log for name in entry):
         section.missing.append("The run did not log validation losses; train with val_loss=true to see them here.")
     if all("lr" in entry for entry in log):
-        section.missing.append("The run has no evaluation yet, so there are no curves of metrics.")
+        section.missing.append("The run has not been evaluated yet, and curves of metrics need an evaluation.")
     section.pictures.append((embed_picture(partial(_learning_curves, log)), "losses, learning rate and metrics"))
     return section
 
@@ -133,7 +133,7 @@ def worst_section(
     """
     section = Section("Worst images")
     if detections is None:
-        section.missing.append(f"There are no pictures: {reason}.")
+        section.missing.append(f"Pictures are missing: {reason}.")
         return section
     evaluator, dataset = detections
     kind = evaluator.kinds[-1]

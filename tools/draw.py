@@ -50,7 +50,7 @@ class Kind:
         keys: its keys.
         source: what the second word is.
         meaning: for the usage.
-        other_keys: what other keys set, or None if there are no others.
+        other_keys: what other keys set, or None if the kind takes only `keys`.
     """
 
     draw: Callable[[str, Any, Mapping[str, Any]], list[str]]

@@ -262,7 +262,7 @@ def predict(inputs: Sequence[str], values: Mapping[str, Any]) -> None:
         items = list_annotated(inputs, settings, predictor, unreadable)
     if unreadable and not (settings.skip_unreadable and items):
         more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
-        advice = "; skip_unreadable=true skips such images" if items else "; there is no readable image"
+        advice = "; skip_unreadable=true skips such images" if items else "; none of the images can be read"
         raise InputError(f"{unreadable[0]}{more}{advice}")
     found: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []  # entry of an image, and its results
     drawn = DRAWN_SCORE if settings.score_threshold is None else settings.score_threshold

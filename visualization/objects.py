@@ -74,7 +74,7 @@ def _draw_box(axis: Any, box: Sequence[float], colour: str, style: str) -> None:
 def _write_label(
     axis: Any, box: Sequence[float], text: str, colour: str, size: tuple[int, int], is_below: bool
 ) -> None:
-    """Write a label above or below its box; inside if there is no room, and to the left near the right border."""
+    """Write a label above or below its box, or inside it at the border of the picture, where it still is visible."""
     x1, y1, x2, y2 = box
     is_inside = y2 >= 0.92 * size[0] if is_below else y1 <= 0.08 * size[0]
     is_near_right = x1 > 0.75 * size[1]

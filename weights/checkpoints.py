@@ -61,7 +61,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def _newest_whole(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a run that is not damaged; None if there is not any checkpoint."""
+    """Return the newest checkpoint of a run that is not damaged; None if the folder does not have a checkpoint."""
     files = checkpoint_files(folder)
     problems = [] if not files or files[0].name == LAST else [f"{LAST} is missing"]
     for file in files:

@@ -42,7 +42,7 @@ def read_detectron2_file(path: Path, state: Mapping[str, Tensor]) -> DetectorSou
         state: the state dict in the file.
 
     Raises:
-        InputError: there is not any config, or it is not supported.
+        InputError: the config is missing, or is not supported.
     """
     found = detectron2_config_beside(path)
     if found is not None:

@@ -24,7 +24,7 @@ class ZooModel:
     Attributes:
         file: what comes after the name in the address.
         changes: parts of the config that the name does not tell.
-        box_ap, mask_ap: COCO AP in percent; None if there is not any.
+        box_ap, mask_ap: COCO AP in percent; None if it is not published.
         dataset: detectron2's name of the dataset of this AP.
     """
 

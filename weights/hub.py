@@ -86,9 +86,9 @@ def _from_hub(repo: str, filename: str, revision: str | None, options: Mapping[s
     except errors.GatedRepoError:
         reason = f"access is gated; accept its terms at {page} and {log_in}"
     except errors.RepositoryNotFoundError:
-        reason = f"there is no such repository at {page}, or it is private ({log_in})"
+        reason = f"{page} does not exist, or it is private ({log_in})"
     except errors.RevisionNotFoundError:
-        reason = f"there is no revision {revision!r}"
+        reason = f"revision {revision!r} does not exist"
     except errors.LocalEntryNotFoundError as error:
         cache = f"{options['cache_dir']}" if options.get("cache_dir") else "the hub's cache, which HF_HOME names,"
         why = f"{page} cannot be reached ({shorten(_first_line(error.__cause__ or error), 150)})"
@@ -96,7 +96,7 @@ def _from_hub(repo: str, filename: str, revision: str | None, options: Mapping[s
             why = "HF_HUB_OFFLINE or local_files_only is set"
         reason = f"{why}, and {cache} does not have the file"
     except errors.EntryNotFoundError:
-        reason = f"there is no such file; {page}/tree/{revision or 'main'} lists the files"
+        reason = f"the file does not exist; {page}/tree/{revision or 'main'} lists the files"
     except Exception as error:  # of a name that is not valid, and of the HTTP client that huggingface_hub uses
         reason = _first_line(error.__cause__ or error)
     raise InputError(f"cannot download {shorten(filename)} of {shorten(repo)}: {shorten(reason, 500)}")

@@ -90,7 +90,7 @@ def peel(content: Any, where: str) -> Peeled:
     """Return the state dict in the content of a file.
 
     Raises:
-        InputError: there is not any.
+        InputError: the content does not have one.
     """
     wrappers: list[str] = []
     notes: dict[str, Any] = {}

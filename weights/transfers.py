@@ -185,7 +185,7 @@ def _http_failure(error: HTTPError, partial: Path) -> Exception:
 
 @contextlib.contextmanager
 def _progress(partial: Path) -> Iterator[Report]:
-    """Show a progress bar, or a line from time to time if there is no terminal; in the main process only."""
+    """Show a progress bar, or a line from time to time if the output is not a terminal; in the main process only."""
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", soft_wrap=True)
     if not console.is_terminal:
         yield _reporter(console, partial.stem)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from detbackbones.engine.config import DEFAULT_CONFIG, load_config
 from detbackbones.engine.detection import DetectionTask
 from detbackbones.engine.evaluate import Evaluation
 from detbackbones.engine.runs import run
-from detbackbones.engine.signals import STOP_SIGNALS, StopSignals
+from detbackbones.engine.signals import STOP_SIGNALS
 from detbackbones.engine.training_step import TrainingStep
 from detbackbones.errors import Interrupted, RunError
 
@@ -86,28 +85,6 @@ def test_a_signal_in_an_evaluation_loses_nothing(train, monkeypatch):
     with pytest.raises(Interrupted, match="stopped by SIGTERM in an evaluation"):
         train(max_iters=2)
     assert read_checkpoint("run")["iteration"] == 2
-
-
-def test_a_second_interrupt_leaves_at_once_unless_it_comes_within_a_second():
-    with StopSignals() as signals:
-        for _ in range(3):  # the terminal and torchrun may both send it
-            os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == signal.SIGINT
-        signals._since -= 2
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-
-
-def test_an_ignored_signal_stays_ignored():
-    """As nohup does with SIGHUP."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopSignals() as signals:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert signals.received == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 FAILURES = {

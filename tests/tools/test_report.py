@@ -155,7 +155,7 @@ def test_the_browser_reports_what_is_wrong(tmp_path):
 def test_an_evaluation_has_a_report(run, page_of, tmp_path):
     assert train(["eval_only=true", f"checkpoint={run / 'last.pt'}", f"work_dir={tmp_path / 'copy'}"]) == 0
     page = page_of(tmp_path / "copy")
-    assert "no log of a training" in notes(page)
+    assert "lacks the log of a training" in notes(page)
     assert "Computed" not in page and 'title="python"' in page and "no config.py" not in notes(page)
     assert page.count("<img") >= 3 + 1
 
@@ -176,7 +176,7 @@ def test_without_data_the_pictures_are_left_out(run, page_of, tmp_path):
     text = (folder / "config.py").read_text()
     (folder / "config.py").write_text(text.replace(str(run.parent), str(tmp_path / "gone")))
     page = page_of(folder)
-    assert "There are no pictures" in notes(page) and "does not exist" in notes(page)
+    assert "Pictures are missing" in notes(page) and "does not exist" in notes(page)
     assert "Precision and recall" in page and page.count("<img") == 4
 
 

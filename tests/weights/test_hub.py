@@ -111,7 +111,7 @@ def test_without_a_config_file_on_the_hub(hub, published):
 @pytest.mark.parametrize(
     "name,options,words",
     [
-        ("someone/else", {}, ("no such repository", "/someone/else")),
+        ("someone/else", {}, ("/someone/else does not exist", "private")),
         (REPOSITORY, {"revision": "v2"}, ("v2",)),
         (
             REPOSITORY,

@@ -85,11 +85,11 @@ def test_content_that_does_not_match_is_refused(hub, tmp_path):
 @pytest.mark.parametrize(
     "code,name,words",
     [
-        (401, "RepoNotFound", ["no such repository", "HF_TOKEN"]),
-        (404, "RepoNotFound", ["no such repository", "private"]),
+        (401, "RepoNotFound", ["a/b does not exist", "HF_TOKEN"]),
+        (404, "RepoNotFound", ["a/b does not exist", "private"]),
         (403, "GatedRepo", ["gated", "accept its terms", "a/b"]),
-        (404, "RevisionNotFound", ["no revision 'v2'"]),
-        (404, "EntryNotFound", ["no such file", "/a/b/tree/v2"]),
+        (404, "RevisionNotFound", ["revision 'v2' does not exist"]),
+        (404, "EntryNotFound", ["the file does not exist", "/a/b/tree/v2"]),
         (403, "Other", ["403"]),
     ],
 )
