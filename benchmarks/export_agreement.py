@@ -86,7 +86,7 @@ def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray])
 
     Returns:
         "detections" and "missing" (those expected, and those without a partner on either side), the largest difference
-        of "box" and "score" of the others, and "mask", the smallest share of equal pixels in a box.
+        of "box" and "score" of the others, and "mask", the smallest share of equal pixels over the whole image.
     """
     figures = {"detections": len(expected["boxes"]), "missing": 0, "box": 0.0, "score": 0.0, "mask": 1.0}
     free = np.ones(len(found["boxes"]), dtype=bool)

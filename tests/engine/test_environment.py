@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_versions_are_those_of_the_packages():
     found = describe_environment()
     assert found["versions"]["torch"] == torch.__version__
-    assert found["packages"].get("numpy", version("numpy")) == version("numpy")
+    assert found["packages"]["numpy"] == version("numpy")
     assert found["devices"]["cpu"]["threads"] == torch.get_num_threads()
     assert 1 <= found["devices"]["cpu"]["cores"] <= os.cpu_count()
     assert len(found["devices"]["gpus"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)

@@ -77,7 +77,6 @@ def test_the_weights_of_a_config_do_not_contradict_those_that_training_starts_fr
 
 
 def fine_tuning(source, **overrides):
-    model = read_detector(str(source)).model
     narrow = {"type": "fpn", "out_channels": 8}
     heads = {"type": "standard", "box_head_dim": 8}
     backbone = {"type": "resnet18", "norm": "frozen", "freeze": 2}

@@ -71,6 +71,7 @@ def test_slices_are_mapped_to_the_image(mask_run, picture):
     found = get_sliced_prediction(picture, model, **sizes, **options).object_prediction_list
     y, x = 80 - 64, 100 - 64
     tile = get_prediction(picture[y:, x:], model).object_prediction_list
+    assert tile
     boxes = torch.tensor([one.bbox.to_xyxy() for one in found])
     for one in tile:
         moved = torch.tensor(one.bbox.to_xyxy()) + torch.tensor([x, y, x, y])
