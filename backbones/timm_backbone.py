@@ -20,7 +20,7 @@ from ..layers.norm import BATCH_NORMS, resolve_norm
 from ..registry import BACKBONES
 from ..specs import FeatureSpec
 from ..weights.loading import load_state
-from ..weights.named_sources import find_named, timm_card
+from ..weights.named_sources import KINDS, find_named, timm_card
 from ..weights.sources import first_line, read_metadata, read_network_file
 from .base import Backbone, check_levels
 from .preprocess import Preprocess
@@ -74,12 +74,13 @@ def create_network(
 
 def _weights_file(weights: str) -> Path:
     """Return the path of weights that timm has no tag for: of a path itself, a URL or a Hugging Face repository."""
-    named = find_named(weights)
-    if named is not None and named.card is not None:
+    kind, colon, _ = weights.partition(":")
+    if colon and kind in KINDS and kind != "hf":
         raise InputError(
             f"weights={shorten(weights)} are for the ResNets of this package; a network of timm takes timm:TAG, "
             "hf:REPOSITORY, a URL or a path"
         )
+    named = find_named(weights)
     return Path(weights) if named is None else named.fetch()
 
 

@@ -79,16 +79,15 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
 
 
-def decode(box_coder: Any, deltas: Tensor, boxes: Tensor, limits: Tensor) -> Tensor:
-    """Apply deltas ... x 4 to boxes, and clip the result to the images.
+def decode(box_coder: Any, deltas: Tensor, boxes: Tensor) -> Tensor:
+    """Apply deltas ... x 4 to boxes."""
+    return box_coder.decode_single(deltas.reshape(-1, 4), boxes.expand_as(deltas).reshape(-1, 4)).view(deltas.shape)
 
-    Args:
-        limits: height and width of the image, broadcastable to ... x 2.
-    """
-    decoded = box_coder.decode_single(deltas.reshape(-1, 4), boxes.expand_as(deltas).reshape(-1, 4))
-    decoded = decoded.view(deltas.shape)
-    limit = limits.to(decoded.dtype).flip(-1).expand(*decoded.shape[:-1], 2)
-    return torch.minimum(decoded.clamp(min=0), torch.cat([limit, limit], dim=-1))
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Cut boxes ... x 4 at the border of their image; `sizes` are height and width, broadcastable to ... x 2."""
+    limit = sizes.to(boxes.dtype).flip(-1).expand(*boxes.shape[:-1], 2)
+    return torch.minimum(boxes.clamp(min=0), torch.cat([limit, limit], dim=-1))
 
 
 def is_large(boxes: Tensor, min_size: float) -> Tensor:
@@ -151,7 +150,7 @@ class RCNNExportForm(ExportForm):
         image_index = rois[:, 0].long()
         _, logits, deltas = self.heads.predict_boxes(features, rois, ())
         deltas = deltas.view(rois.shape[0], -1, 4)[:, 1:]  # class 0 is the background
-        boxes = decode(self.heads.box_coder, deltas, rois[:, None, 1:], sizes[image_index][:, None])
+        boxes = clip(decode(self.heads.box_coder, deltas, rois[:, None, 1:]), sizes[image_index][:, None])
         probabilities = torch.where(is_large(boxes, 1e-2), logits.softmax(-1)[:, 1:], DROPPED)
         # one group per image: classes x images x RoIs
         is_own = image_index == torch.arange(sizes.shape[0], device=rois.device)[:, None]
@@ -177,7 +176,7 @@ class RCNNExportForm(ExportForm):
         for logits, deltas, anchors in outputs:
             best, index = padded_topk(flatten_cells(logits, 1).flatten(1), k)
             deltas = gather_rows(flatten_cells(deltas, 4), index)
-            decoded = decode(self.rpn.box_coder, deltas, anchors[index], sizes[:, None])
+            decoded = clip(decode(self.rpn.box_coder, deltas, anchors[index]), sizes[:, None])
             keep = is_large(decoded, self.rpn.min_size) & (best > -torch.inf)
             boxes.append(decoded)
             scores.append(torch.where(keep, best.sigmoid(), DROPPED))
@@ -207,7 +206,8 @@ class RetinaNetExportForm(ExportForm):
             pairs = torch.where(best[..., None] > -torch.inf, gather_rows(logits, anchor), -torch.inf)
             best, pair = padded_topk(pairs.flatten(1), k)
             anchor = anchor.gather(1, pair // classes)
-            boxes.append(decode(model.box_coder, gather_rows(deltas, anchor), anchors[anchor], sizes[:, None]))
+            decoded = decode(model.box_coder, gather_rows(deltas, anchor), anchors[anchor])
+            boxes.append(clip(decoded, sizes[:, None]) if model.clip_before_nms else decoded)
             scores.append(best.sigmoid())
             labels.append(pair % classes)
         all_boxes, all_scores, all_labels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(labels, 1)
@@ -218,7 +218,12 @@ class RetinaNetExportForm(ExportForm):
         image, label, candidate = kept.unbind(1)
         order_image, index = best_per_image(all_scores[image, candidate], image, sizes.shape[0], limit)
         label, candidate = label[index], candidate[index]
-        return all_boxes[order_image, candidate], all_scores[order_image, candidate], label, order_image
+        selected = clip(all_boxes[order_image, candidate], sizes[order_image])
+        found = selected, all_scores[order_image, candidate], label, order_image
+        if model.clip_before_nms:
+            return found
+        inside = (selected[:, 2:] > selected[:, :2]).all(dim=1)
+        return tuple(values[inside] for values in found)
 
 
 EXPORT_FORMS: dict[type[Detector], type[ExportForm]] = {FasterRCNN: RCNNExportForm, RetinaNet: RetinaNetExportForm}
@@ -228,7 +233,7 @@ def export_form(detector: Detector) -> ExportForm:
     """Return the export form of a detector that was fused for inference without Winograd's form.
 
     Raises:
-        InputError: there is none for this class or its parts.
+        InputError: this class or one of its parts cannot be exported.
     """
     for detector_class, form in EXPORT_FORMS.items():
         if selects_as(detector, [detector_class]):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..backbones.preprocess import Preprocess
 from ..errors import InputError, shorten
-from ..registry import DETECTORS, Config, build, import_modules
+from ..registry import DETECTORS, Config, accepted_arguments, build, import_modules, lookup
 from ..weights.detector_fit import fit_config
 from ..weights.detector_source import DetectorSource
 from ..weights.detector_sources import read_detector
@@ -59,8 +59,10 @@ def build_from_source(
 def merge_parts(model: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config with overrides; a dict without "type" changes arguments of the part and keeps the others."""
     merged = dict(model)
+    accepted = accepted_arguments(lookup(DETECTORS, model["type"])) or {}
     for name, value in overrides.items():
-        part = merged.get(name)
+        default = accepted[name].default if name in accepted else None
+        part = merged.get(name, default if isinstance(default, str) else None)
         if isinstance(value, Mapping) and "type" not in value and part is not None:
             value = ({"type": part} if isinstance(part, str) else dict(part)) | dict(value)
         merged[name] = value

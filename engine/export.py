@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,20 +68,22 @@ def feature_graph(backbone: Backbone, neck: Neck | None = None) -> ExportGraph:
 
 
 def detector_graph(detector: Detector) -> ExportGraph:
-    """Return the graph from padded images and their sizes to detections. Raises InputError if there is none."""
+    """Return the graph from padded images and their sizes to detections. Raises InputError if it cannot be exported."""
     form = export_form(fuse_for_inference(detector, optimize=False)).eval()
-    images, shape = _example_images(detector.backbone)
+    divisor = math.lcm(detector.size_divisor, detector.backbone.size_divisor)  # others cannot be exported
+    images, shape = _example_images(detector.backbone, divisor)
     height, width = images.shape[-2:]
     inputs = {"images": images, "sizes": torch.tensor([[height, width - 1], [height - 1, width]])}
     outputs = DETECTION_OUTPUTS if "segm" in detector.tasks else DETECTION_OUTPUTS[:-1]
     metadata = {"part": "detector", **_geometry(detector.backbone, detector.neck.feature_specs)}
+    metadata |= {"size_divisor": divisor, "size_divisor_in_training": detector.size_divisor}
     metadata |= {"mask_paste": detector.mask_paste} if "segm" in detector.tasks else {}
     return ExportGraph(form, inputs, {"images": shape, "sizes": {0: shape[0]}}, outputs, metadata)
 
 
-def _example_images(backbone: Backbone) -> tuple[Tensor, dict[int, Any]]:
+def _example_images(backbone: Backbone, divisor: int | None = None) -> tuple[Tensor, dict[int, Any]]:
     """Return a batch, and its dimensions that vary: the number of images, and sides that are multiples."""
-    divisor = backbone.size_divisor
+    divisor = divisor or backbone.size_divisor
     sides = [cells * divisor for cells in EXAMPLE_CELLS]
     images = torch.zeros((2, backbone.preprocess.channels, *sides), dtype=torch.uint8)
     return images, {0: Dim("batch"), 2: divisor * Dim("rows"), 3: divisor * Dim("columns")}

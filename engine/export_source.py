@@ -34,13 +34,14 @@ def open_graph(source: str, part: str | None = None, weights: str | None = None)
     if weights is not None:
         raise InputError(f"weights= belongs to the name of a backbone; {shorten(source)} has weights of its own")
     trained = load_detector(source)
-    facts = {"source": Path(source).name, "type": trained.config.get("type"), "image_range": None}
+    facts = {"source": Path(source).name, "type": trained.config.get("type")}
     facts |= {"short_side": trained.short_side, "long_side": trained.long_side}
-    facts |= {name: trained.metadata[name] for name in ("image_range",) if name in trained.metadata}
+    facts["image_range"] = trained.metadata.get("image_range")
     model = trained.model
     if part in ("backbone", "neck"):
         return _with_metadata(feature_graph(model.backbone, model.neck if part == "neck" else None), **facts)
     facts |= {name: list(trained.metadata[name]) for name in ("category_ids", "category_names")}
+    facts["unused_labels"] = list(trained.metadata.get("unused_labels", ()))
     return _with_metadata(detector_graph(model), **facts)
 
 

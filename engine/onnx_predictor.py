@@ -142,6 +142,7 @@ class OnnxPredictor:
     ) -> dict[str, Any]:
         """Return the detections of one image of a batch, in pixels of `size`."""
         own = (outputs["image_indices"] == index) & (outputs["scores"] >= self.score_threshold)
+        own &= ~np.isin(outputs["labels"], self.metadata.get("unused_labels", []))
         scale = np.array([size[1] / resized[1], size[0] / resized[0]] * 2, dtype=np.float32)
         labels = outputs["labels"][own]
         result: dict[str, Any] = {

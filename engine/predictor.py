@@ -44,7 +44,8 @@ class Predictor:
             `TrainedDetector`. Several of them are an ensemble: their classes must have the same names, and their
             detections are fused.
         device: "cpu", "cuda", "cuda:1", ...; None for a GPU if there is one.
-        score_threshold: detections with a lower score are left out; None: as the model was trained, usually 0.05.
+        score_threshold: detections with a lower score are left out; None: the threshold of the model, usually 0.05.
+            With `tta` or several sources it holds per view, and a fused score may be lower.
         classes: names of the classes to keep; None for all.
         batch_size: most images, tiles or views of one size that go through the network together.
         tile: (side, overlap): an image with a longer side is cut into square tiles with `side` pixels of the image;
@@ -81,7 +82,7 @@ class Predictor:
         sources = [source] if isinstance(source, (str, Path, TrainedDetector)) else list(source)
         if not sources:
             raise InputError("expected a trained detector, got none")
-        check_options(score_threshold, batch_size, tile, tile_scale)
+        check_options(score_threshold, batch_size, tile, tile_scale, tta)
         self.device = choose_device(device)
         self.detectors = [item if isinstance(item, TrainedDetector) else load_detector(str(item)) for item in sources]
         self.names, self.category_ids = used_classes(self.detectors[0].metadata)
@@ -93,8 +94,6 @@ class Predictor:
         self.tile, self.tile_scale, self.tile_whole = tile, tile_scale, tile_whole
         self.scales: Sequence[float] = (1.0,) if tta is False else TTA_SCALES if tta is True else tuple(tta)
         self.flips: Sequence[bool] = (False,) if tta is False else (False, True)
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"tta must be true or positive scales, got {tta}")
 
     @overload
     def __call__(self, images: ImageInput) -> Detections: ...  # type: ignore[overload-overlap]  # str is a Sequence
@@ -122,7 +121,7 @@ class Predictor:
         while chunk := list(islice(rest, self.batch_size)):
             yield from self._predict(chunk)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # results of inference_mode() could not be changed in place
     def _predict(self, images: Sequence[ImageInput]) -> list[Detections]:
         """Return the detections of a few images."""
         pixels: dict[tuple, list[Tensor]] = {}
@@ -177,7 +176,7 @@ class Predictor:
             assert whole is not None
             result = whole
         detector = self.detectors[0]
-        detections = Detections.from_found(
+        return Detections.from_found(
             self._filter(result),
             paste=PASTES[detector.model.mask_paste],
             names=self.names,
@@ -185,7 +184,6 @@ class Predictor:
             size=size,
             _read=partial(read_input, image, detector.channels, _range(detector)),
         )
-        return detections
 
     def _filter(self, found: Found) -> Found:
         keep = torch.ones(len(found["labels"]), dtype=torch.bool)

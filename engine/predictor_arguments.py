@@ -11,7 +11,11 @@ from .trained_detector import TrainedDetector
 
 
 def check_options(
-    score_threshold: float | None, batch_size: int, tile: tuple[int, float] | None, tile_scale: float | None
+    score_threshold: float | None,
+    batch_size: int,
+    tile: tuple[int, float] | None,
+    tile_scale: float | None,
+    tta: bool | Sequence[float],
 ) -> None:
     """Raise InputError if an option cannot be used."""
     if score_threshold is not None and not 0 <= score_threshold <= 1:
@@ -24,6 +28,8 @@ def check_options(
         is_pair = isinstance(tile, Sequence) and len(tile) == 2 and all(type(value) in (int, float) for value in tile)
         if not is_pair or type(tile[0]) is not int or tile[0] < 32 or not 0 <= tile[1] < 1:
             raise InputError(f"tile must be (pixels, overlap) such as (1024, 0.2), got {shorten(tile)}")
+    if not isinstance(tta, bool) and (not isinstance(tta, Sequence) or not tta or min(tta) <= 0):
+        raise InputError(f"tta must be true or positive scales, got {shorten(tta)}")
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -62,8 +62,10 @@ def read_run(folder: Path) -> RunResults:
         run.config = load_config(str(folder / "config.py")) if (folder / "config.py").exists() else None
     except InputError as error:
         run.problems["config.py"] = str(error)
-    if (folder / LOG_FILE).exists():
-        run.log = read_log(folder)
+    try:
+        run.log = read_log(folder) if (folder / LOG_FILE).exists() else []
+    except OSError as error:
+        run.problems[LOG_FILE] = f"{LOG_FILE} cannot be read: {error.strerror or error}"
     run.metrics = _read_json(run, "metrics.json") or _last_metrics(run.log)
     details = _read_json(run, "details.json")
     is_complete = details.keys() <= KIND_NAMES.keys() and all(map(_is_complete, details.values()))

@@ -40,25 +40,27 @@ class PackedConv2d(nn.Conv2d):
             )
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
-        self.packed: tuple[int, Tensor] | None = None  # version of the weight, and the copy
+        self.packed: tuple[int, Tensor, Tensor] | None = None  # version of the weight, what was packed, and the copy
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"packed": None}  # tensors in this layout can be neither copied nor saved
 
     def _packed_weight(self, input: Tensor) -> Tensor:
-        version = -1 if self.weight.is_inference() else self.weight._version
-        if self.packed is None or self.packed[0] != version:
+        source = self.weight.detach()
+        version = -1 if source.is_inference() else self.weight._version
+        packed = self.packed
+        if packed is None or packed[0] != version or packed[1].data_ptr() != source.data_ptr():
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
             weight = reorder(
-                self.weight.detach().to_mkldnn(),
+                source.to_mkldnn(),
                 self.padding,
                 self.stride,
                 self.dilation,
                 self.groups,
                 list(input.shape),
             )
-            self.packed = version, weight
-        return self.packed[1]
+            packed = self.packed = version, source, weight
+        return packed[2]
 
     def forward(self, input: Tensor) -> Tensor:
         if (

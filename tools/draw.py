@@ -108,7 +108,7 @@ def draw(names: Sequence[str], pairs: Mapping[str, Any]) -> None:
     try:
         lines = kind.draw(names[1], keys, others)
     except OSError as error:
-        raise RunError(f"cannot write {shorten(keys.out)}: {error.strerror or error}") from None
+        raise RunError(f"{shorten(error.filename or keys.out)}: {error.strerror or error}") from None
     for line in [*lines, f"picture in {keys.out}"]:
         plain_console().print(line, soft_wrap=True, markup=False)
 

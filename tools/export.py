@@ -89,6 +89,12 @@ def export(names: Sequence[str], pairs: dict[str, Any]) -> None:
     megabytes = targets[0].stat().st_size / 1e6
     inputs, outputs = ", ".join(graph.inputs), ", ".join(graph.outputs)
     console.print(f"{targets[0]}: {graph.metadata['part']}, {megabytes:.1f} MB, inputs {inputs}, outputs {outputs}")
+    padding, trained = (graph.metadata.get(name) for name in ("size_divisor", "size_divisor_in_training"))
+    if trained is not None and padding != trained:
+        console.print(
+            f"the file pads images to multiples of {padding}, the detector to multiples of {trained}: for other sizes, "
+            "detections differ from those of PyTorch"
+        )
     if settings.predictor:
         with resources.as_file(resources.files("detbackbones.engine") / PREDICTOR) as module:
             _copy(module, targets[1])

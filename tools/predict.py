@@ -89,11 +89,10 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     values = dict(values)
     if not values.get("weights"):
         raise InputError("weights=RUN_OR_NAME is missing: the run or the trained detector to use")
-    if isinstance(values.get("classes"), str) or values["weights"][0] in "[(":
-        for key in ("classes", "weights"):  # [a,b] is not a Python literal
-            if isinstance(values.get(key), str):
-                names = [name.strip(" '\"") for name in values[key].strip("()[]").split(",")]
-                values[key] = [name for name in names if name]
+    for key, is_list in (("classes", True), ("weights", values["weights"][0] in "[(")):  # [a,b] is not a Python literal
+        if is_list and isinstance(values.get(key), str):
+            names = [name.strip(" '\"") for name in values[key].strip("()[]").split(",")]
+            values[key] = [name for name in names if name]
     settings = validate(Settings, values)
     return (
         settings.model_copy(update={"tile": (settings.tile, OVERLAP)}) if isinstance(settings.tile, int) else settings

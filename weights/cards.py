@@ -182,6 +182,6 @@ def _show(value: Any) -> str:
 
 
 def published_ap(dataset: str, box_ap: float | None, mask_ap: float | None) -> str:
-    """Return the `published` field of a detector, whose AP is in percent, or None if it is not published."""
+    """Return the `published` field of a detector. An AP in percent that is None is left out."""
     values = {"box AP": box_ap, "mask AP": mask_ap}
     return f"{dataset}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items() if value is not None)

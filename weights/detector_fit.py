@@ -41,7 +41,7 @@ def fit_config(model: Mapping[str, Any], source: DetectorSource) -> dict[str, An
         if name is None:
             fitted |= taken
         elif taken or name in model:
-            fitted[name] = {"type": theirs["type"], **ours, **taken}
+            fitted[name] = {key: theirs[key] for key in ("type",) if key in theirs} | ours | taken
     return fitted
 
 

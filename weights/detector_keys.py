@@ -24,6 +24,7 @@ class Reordering:
     to_theirs: Change
 
 
+STEM_WEIGHTS = ("backbone.conv1.weight", "backbone.conv1.0.weight")  # the second of a deep stem
 REVERSED_CHANNELS = Reordering(lambda value: value.flip(1), lambda value: value.flip(1))  # BGR and RGB
 BACKGROUND_FIRST = Reordering(
     lambda value: torch.cat([value[-1:], value[:-1]]), lambda value: torch.cat([value[1:], value[:1]])

@@ -52,7 +52,7 @@ class Detectron2Config:
             section[name] = self._checked(key, value, section[name])
             self._unread.add(key)
         datasets = values.get("DATASETS") or {}
-        named = _literal(datasets.get("TEST") or datasets.get("TRAIN") or ())
+        named = literal(datasets.get("TEST") or datasets.get("TRAIN") or ())
         self.datasets = [str(name) for name in named] if isinstance(named, (list, tuple)) else [str(named)]
 
     def get(self, key: str) -> Any:
@@ -116,7 +116,7 @@ class Detectron2Config:
 
     def _checked(self, key: str, value: Any, default: Any) -> Any:
         """Return a value with lists for tuples. Raises InputError if its type is not that of the default."""
-        value = _literal(value) if not isinstance(default, str) else value
+        value = literal(value) if not isinstance(default, str) else value
         value = list(value) if isinstance(value, tuple) else value
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
@@ -125,7 +125,7 @@ class Detectron2Config:
         return value
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """Return the value of a text such as "(1, 2)", as detectron2 reads tuples; any other value as it is."""
     if isinstance(value, str) and value.strip().startswith(("(", "[")):
         try:

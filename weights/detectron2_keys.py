@@ -6,6 +6,7 @@ from typing import Any
 from .detector_keys import (
     BACKGROUND_FIRST,
     REVERSED_CHANNELS,
+    STEM_WEIGHTS,
     DetectorKeys,
     Reordering,
     rows_without_background,
@@ -28,7 +29,7 @@ def detectron2_keys(model: Mapping[str, Any], is_bgr: bool) -> DetectorKeys:
     prefix = "backbone.bottom_up." if has_pyramid else "backbone."
     backbones = {prefix: ("backbone.", "", "")}
     modules = _pyramid(model) if has_pyramid else []
-    reorderings = {"backbone.conv1.": REVERSED_CHANNELS} if is_bgr else {}
+    reorderings = dict.fromkeys(STEM_WEIGHTS, REVERSED_CHANNELS) if is_bgr else {}
     if model["type"] == "retinanet":
         modules += _retinanet_head(model["head_norm"] is not None)
         reorderings |= _anchors(model, "head.classification_head.cls_logits.", "head.regression_head.bbox_reg.")

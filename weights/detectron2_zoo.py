@@ -158,6 +158,6 @@ def published_fields(name: str) -> dict[str, str]:
     return {
         "published": published_ap(entry.dataset, entry.box_ap, entry.mask_ap),
         "published_url": TABLE_URL,
-        "licence": "Apache-2.0",
+        "licence": "CC-BY-SA-3.0",
         "url": f"{URL}{name}/{entry.file}",
     }

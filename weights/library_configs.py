@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError, shorten
 from .cards import IMAGENET_MEAN, IMAGENET_STD
-from .detectron2_config import merge, read_with_bases
+from .detectron2_config import literal, merge, read_with_bases
 from .detectron2_defaults import DEFAULTS
 from .mmdet_images import image_settings
 from .published_weights import UNIT_STD
@@ -38,11 +38,11 @@ def detectron2_facts(path: Path) -> Facts:
     images, model = values["INPUT"], values["MODEL"]
     if not all(isinstance(part, Mapping) for part in (images, model, model["RESNETS"])):
         raise InputError(f"{shorten(path)} is not a config of detectron2: INPUT and MODEL must have keys and values")
-    order, mean, std = images["FORMAT"], model["PIXEL_MEAN"], model["PIXEL_STD"]
+    order, mean, std = images["FORMAT"], literal(model["PIXEL_MEAN"]), literal(model["PIXEL_STD"])
     if order not in ("RGB", "BGR"):
         raise InputError(f"INPUT.FORMAT in {shorten(path)} is {order!r}; 'RGB' or 'BGR' can be read")
     for name, numbers in (("PIXEL_MEAN", mean), ("PIXEL_STD", std)):
-        if not isinstance(numbers, list) or not all(isinstance(number, (int, float)) for number in numbers):
+        if not isinstance(numbers, (list, tuple)) or not all(isinstance(number, (int, float)) for number in numbers):
             raise InputError(f"MODEL.{name} in {shorten(path)} is {shorten(numbers)}, and numbers were expected")
     return {
         **_statistics(mean, std, order),

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .detector_keys import BACKGROUND_FIRST, REVERSED_CHANNELS, DetectorKeys, Reordering, rows_without_background
+from .detector_keys import (
+    BACKGROUND_FIRST,
+    REVERSED_CHANNELS,
+    STEM_WEIGHTS,
+    DetectorKeys,
+    Reordering,
+    rows_without_background,
+)
 from .key_maps import MMDET
 
 
@@ -15,7 +22,7 @@ def mmdet_keys(model: Mapping[str, Any], is_bgr: bool) -> DetectorKeys:
         is_bgr: mmdetection's first convolution takes BGR images; ours always RGB.
     """
     modules = _pyramid(model) if model["neck"]["type"] == "fpn" else []
-    reorderings: dict[str, Reordering] = {"backbone.conv1.": REVERSED_CHANNELS} if is_bgr else {}
+    reorderings: dict[str, Reordering] = dict.fromkeys(STEM_WEIGHTS, REVERSED_CHANNELS) if is_bgr else {}
     if model["type"] == "retinanet":
         modules += _retinanet_head()
     else:

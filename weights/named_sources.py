@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def _timm(name: str, architecture: str) -> NamedSource:
     check_known("timm model with weights for this backbone:", timm.list_models(), model)
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{model}.*")]
     check_known(f"timm weights of {model}:", tags, tag)
-    card = timm_card(model, tag)
+    card = replace(timm_card(model, tag), stride_in_1x1=False, norm_eps=1e-5)  # of all its ResNets
     config: Any = timm.get_pretrained_cfg(f"{model}.{tag}")
     if config.hf_hub_id:
         return NamedSource(card, lambda: download_from_hub(config.hf_hub_id, "model.safetensors"))
@@ -178,8 +178,6 @@ def timm_card(model: str, tag: str) -> WeightCard:
         mean=tuple(config.mean),
         std=tuple(config.std),
         input_range=1.0,
-        stride_in_1x1=False,
-        norm_eps=1e-5,
         published_url="https://github.com/huggingface/pytorch-image-models/tree/main/results",
         licence=config.license or "",
         url=url,

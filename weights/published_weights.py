@@ -22,6 +22,9 @@ BGR_DETECTRON = BGR | dict(mean=CAFFE_MEAN)
 CAFFE, PYTORCH = dict(stride_in_1x1=True), dict(stride_in_1x1=False)
 MSRA = dict(licence="MIT", published_url="https://github.com/KaimingHe/deep-residual-networks")
 APACHE = dict(licence="Apache-2.0")
+ZOO = "https://github.com/facebookresearch/{}/blob/main/MODEL_ZOO.md"  # says the licence
+FAIR = dict(licence="CC-BY-SA-3.0", published_url=ZOO.format("detectron2"))
+FAIR_DETECTRON = FAIR | dict(published_url=ZOO.format("Detectron"))
 
 # name -> path of the file, backbone, settings
 DETECTRON2 = {
@@ -30,7 +33,7 @@ DETECTRON2 = {
     "FAIR/X-101-32x8d": (
         "detectron2/ImageNetPretrained/FAIR/X-101-32x8d.pkl",
         "resnext101_32x8d",
-        BGR_SCALED | PYTORCH | APACHE,
+        BGR_SCALED | PYTORCH | FAIR,
     ),
     "torchvision/R-50": ("detectron2/ImageNetPretrained/torchvision/R-50.pkl", "resnet50", RGB | PYTORCH),
     "torchvision/R-101": ("detectron2/ImageNetPretrained/torchvision/R-101.pkl", "resnet101", RGB | PYTORCH),
@@ -41,27 +44,27 @@ CAFFE2 = {  # Detectron's, whose norms are folded into an affine map
     "FAIR/R-50-GN": (
         "detectron/ImageNetPretrained/47261647/R-50-GN.pkl",
         "resnet50",
-        BGR_DETECTRON | PYTORCH | APACHE,
+        BGR_DETECTRON | PYTORCH | FAIR_DETECTRON,
     ),
     "FAIR/R-101-GN": (
         "detectron/ImageNetPretrained/47592356/R-101-GN.pkl",
         "resnet101",
-        BGR_DETECTRON | PYTORCH | APACHE,
+        BGR_DETECTRON | PYTORCH | FAIR_DETECTRON,
     ),
     "FAIR/X-101-32x8d": (
         "detectron/ImageNetPretrained/20171220/X-101-32x8d.pkl",
         "resnext101_32x8d",
-        BGR_DETECTRON | PYTORCH | APACHE,
+        BGR_DETECTRON | PYTORCH | FAIR_DETECTRON,
     ),
     "FAIR/X-101-64x4d": (
         "detectron/ImageNetPretrained/FBResNeXt/X-101-64x4d.pkl",
         "resnext101_64x4d",
-        BGR_DETECTRON | PYTORCH | APACHE,
+        BGR_DETECTRON | PYTORCH | FAIR_DETECTRON,
     ),
     "FAIR/X-152-32x8d-IN5k": (
         "detectron/ImageNetPretrained/25093814/X-152-32x8d-IN5k.pkl",
         "resnext152_32x8d",
-        BGR_DETECTRON | PYTORCH | APACHE,
+        BGR_DETECTRON | PYTORCH | FAIR_DETECTRON,
     ),
 }
 OPEN_MMLAB = {
@@ -72,14 +75,14 @@ OPEN_MMLAB = {
     "detectron2/resnext101_32x8d": (
         "resnext101_32x8d-1516f1aa.pth",
         "resnext101_32x8d",
-        BGR_SCALED | PYTORCH | APACHE,
+        BGR_SCALED | PYTORCH | FAIR,
     ),
     "resnext50_32x4d": ("resnext50-32x4d-0ab1a123.pth", "resnext50_32x4d", RGB | PYTORCH | APACHE),
     "resnext101_32x4d": ("resnext101_32x4d-a5af3160.pth", "resnext101_32x4d", RGB | PYTORCH | APACHE),
     "resnext101_64x4d": ("resnext101_64x4d-ee2c6f71.pth", "resnext101_64x4d", RGB | PYTORCH | APACHE),
     "contrib/resnet50_gn": ("resnet50_gn_thangvubk-ad1730dd.pth", "resnet50", RGB | PYTORCH | APACHE),
-    "detectron/resnet50_gn": ("resnet50_gn-9186a21c.pth", "resnet50", BGR | PYTORCH | APACHE),
-    "detectron/resnet101_gn": ("resnet101_gn-cac0ab98.pth", "resnet101", BGR | PYTORCH | APACHE),
+    "detectron/resnet50_gn": ("resnet50_gn-9186a21c.pth", "resnet50", BGR | PYTORCH | FAIR_DETECTRON),
+    "detectron/resnet101_gn": ("resnet101_gn-cac0ab98.pth", "resnet101", BGR | PYTORCH | FAIR_DETECTRON),
 }
 MMCLS = {
     "resnet18": ("resnet/resnet18_8xb32_in1k_20210831-fbbb1da6.pth", "resnet18"),

@@ -83,6 +83,13 @@ def test_arguments_of_parts_can_be_changed(source):
     assert detector.backbone.frozen_count == 4
 
 
+def test_arguments_of_parts_that_the_config_does_not_name(tmp_path):
+    built = build_detector("faster_rcnn", backbone="resnet18", num_classes=3, neck={"type": "fpn", "out_channels": 8})
+    built.save_pretrained(tmp_path)
+    detector = build_detector(weights=str(tmp_path), rpn={"nms_thresh": 0.6})
+    assert detector.rpn.nms_thresh == 0.6 and detector.num_classes == 3
+
+
 def test_a_run_of_ours(tmp_path):
     metadata = {"category_ids": [1, 2], "category_names": ["a", "b"], "image_mean": [0.1] * 3, "image_std": [0.9] * 3}
     expected = save_run(tmp_path / "run", metadata=metadata)

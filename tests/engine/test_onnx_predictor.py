@@ -36,6 +36,15 @@ def test_no_masks(style):
     assert onnx_predictor.PASTES[style](*empty, (5, 6)).shape == (0, 5, 6)
 
 
+def test_labels_without_a_class_are_dropped():
+    predictor = object.__new__(onnx_predictor.OnnxPredictor)
+    names = {"category_ids": [1, 2, 3], "category_names": ["a", "N/A", "c"]}
+    predictor.metadata, predictor.score_threshold = names | {"unused_labels": [1]}, 0.0
+    outputs = {"boxes": np.ones((3, 4), np.float32), "scores": np.array([0.9, 0.8, 0.7]), "labels": np.arange(3)}
+    found = predictor._result(outputs | {"image_indices": np.zeros(3, int)}, 0, (9, 9), (9, 9))
+    assert found["class_names"] == ["a", "c"]
+
+
 def reader(channels, image_range):
     predictor = object.__new__(onnx_predictor.OnnxPredictor)
     predictor.metadata = {"channels": channels, "image_range": image_range}

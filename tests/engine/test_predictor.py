@@ -56,6 +56,11 @@ def test_boxes_and_masks_are_in_pixels_of_the_given_image():
     assert detections.boxes[:, 2].max() > 100
 
 
+def test_results_can_be_changed(predictor):
+    detections = predictor(IMAGE)
+    detections.boxes[:, 0] += 1
+
+
 def test_a_list_gives_a_list_and_batches_give_the_same(detector, predictor):
     images = [IMAGE, IMAGE[:64], IMAGE[::-1].copy(), IMAGE]
     expected = [predictor(image) for image in images]

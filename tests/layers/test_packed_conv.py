@@ -40,6 +40,20 @@ def test_it_follows_its_weights():
     assert relative_error(packed(x), other(x)) < 1e-5
 
 
+@pytest.mark.parametrize("assign", [True, False])
+@torch.no_grad()
+def test_it_follows_weights_that_are_replaced(assign):
+    """Neither raises the version of the weight."""
+    conv, other = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    packed, x = PackedConv2d(conv), torch.randn(1, 8, 9, 9)
+    packed(x)
+    if assign:
+        packed.load_state_dict(other.state_dict(), assign=True)
+    else:
+        packed.weight.data, packed.bias.data = other.weight.data, other.bias.data
+    assert relative_error(packed(x), other(x)) < 1e-5
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 @torch.no_grad()
 def test_a_copy(clone):

@@ -172,6 +172,13 @@ def test_ctrl_c_keeps_what_was_found(run, photos, monkeypatch, capsys, number):
     assert {row["image_id"] for row in read("out/predictions.json")} == set(range(1, number))
 
 
+def test_names_with_brackets_and_commas_are_single_sources():
+    for weights in ("runs/model(1)", "runs/a,b"):
+        settings = predict.read_settings({"weights": weights, "classes": "[cat,dog]"})
+        assert settings.weights == weights and settings.classes == ["cat", "dog"]
+    assert predict.read_settings({"weights": "[runs/a,runs/b]"}).weights == ["runs/a", "runs/b"]
+
+
 def test_an_error_in_the_middle_leaves_no_results(run, photos, capsys):
     content = (photos / "b.png").read_bytes()
     (photos / "b.png").write_bytes(content[: len(content) // 2])  # with a whole header

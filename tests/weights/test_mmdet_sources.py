@@ -109,6 +109,14 @@ def random_state(tmp_path, kind, style):
     return keys, keys.export({key: torch.rand(value.shape) for key, value in shapes.items()})
 
 
+def test_only_the_first_convolution_of_a_deep_stem_is_reversed():
+    model = {"type": "retinanet", "neck": {"type": "identity"}}
+    state = {"backbone.stem.0.weight": torch.rand(4, 3, 3, 3), "backbone.stem.1.weight": torch.rand(4)}
+    found = mmdet_keys(model, is_bgr=True).convert(state)
+    assert torch.equal(found["backbone.conv1.0.weight"], state["backbone.stem.0.weight"].flip(1))
+    assert any(torch.equal(value, state["backbone.stem.1.weight"]) for value in found.values() if value.ndim == 1)
+
+
 ANY = ("neck.lateral_convs.0.conv.weight",)  # tells that a file is mmdetection's
 
 
