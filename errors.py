@@ -45,3 +45,8 @@ def shorten(text: Any, length: int = 80) -> str:
     line = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
     half = (length - 3) // 2
     return line if len(line) <= length else f"{line[:half]}...{line[-half:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the name of its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, check_known, shorten
+from ..errors import InputError, check_known, first_line, shorten
 from ..layers.norm import BATCH_NORMS, resolve_norm
 from ..registry import BACKBONES
 from ..specs import FeatureSpec
 from ..weights.loading import load_state
 from ..weights.named_sources import KINDS, find_named, timm_card
-from ..weights.sources import first_line, read_metadata, read_network_file
+from ..weights.sources import read_metadata, read_network_file
 from .base import Backbone, check_levels
 from .preprocess import Preprocess
 from .verify import TOLERANCE, randomise_norms, sampled_error

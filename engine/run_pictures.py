@@ -70,12 +70,14 @@ def draw_data(name: str, keys: DataKeys, overrides: Mapping[str, Any]) -> list[s
 
 def draw_errors(name: str, keys: ErrorKeys, _: Mapping[str, Any]) -> list[str]:
     """Draw detections of a run beside the ground truth, coloured by verdict; return lines to print."""
-    evaluator, dataset = read_detections(read_run(Path(name)))
+    run = read_run(Path(name))
+    evaluator, dataset = read_detections(run)
     kind = keys.kind or evaluator.kinds[-1]
     check_known("kind", evaluator.kinds, kind)
     score = keys.score
     if score is None:
-        best = compute_details(evaluator, kind).overall["threshold"]
+        overall = run.details[kind]["overall"] if kind in run.details else compute_details(evaluator, kind).overall
+        best = overall["threshold"]
         score = DEFAULT_SCORE if best is None else best
     verdicts = judge(evaluator, kind, score)
     chosen = worst_images(verdicts, keys.count) if keys.images == "worst" else list(verdicts)[: keys.count]

@@ -1,13 +1,13 @@
 """Draw the detections in one image as a picture of its own."""
 
 import io
-import warnings
 from collections.abc import Iterable, Sequence
 
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from .figures import save_figure
 from .objects import draw_objects
 
 DPI = 130  # as of the other figures
@@ -27,7 +27,8 @@ def draw_detections(
         names: name per label.
 
     Returns:
-        An RGB picture of the size of the image, or enlarged by a whole number so that its longer side has 640 pixels.
+        An RGB picture of the size of the image. Small ones are enlarged by a whole number, so that the longer side has
+        at least 640 pixels.
     """
     height, width = image.shape[-2:]
     factor = -(-MIN_SIDE // max(height, width))
@@ -39,8 +40,6 @@ def draw_detections(
     draw_objects(axis, pixels, {"boxes": boxes, "labels": labels, "scores": scores, "masks": masks}, names)
     axis.set_aspect("auto")
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(file, format="png")
+    save_figure(figure, file)
     picture = Image.open(file).convert("RGB")
     return picture if picture.size == size else picture.resize(size)

@@ -87,7 +87,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture:
     first = min(blocks, default=1)
     prefix = f"layer{first}.0."
     bottleneck = f"{prefix}conv3.weight" in state
-    groups, width_per_group = _cardinality(state, prefix, first) if bottleneck else (1, 64)
+    groups, width_per_group = _cardinality(state, prefix) if bottleneck else (1, 64)
     stem_key = next((key for key in ("conv1.0.weight", "conv1.weight") if key in state), None)
     stem, in_channels = "conv7", 3
     if stem_key:
@@ -127,7 +127,7 @@ def check_architecture(theirs: Architecture, ours: Architecture, source: str) ->
     )
 
 
-def _cardinality(state: Mapping[str, Tensor], prefix: str, stage: int) -> tuple[int, int]:
+def _cardinality(state: Mapping[str, Tensor], prefix: str) -> tuple[int, int]:
     """Return groups and width per group of a Bottleneck network from its first block."""
     weight = state.get(f"{prefix}conv2.weight")
     if weight is None:

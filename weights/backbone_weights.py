@@ -96,7 +96,7 @@ def _read_file(path: Path, given: Mapping[str, Any], card: WeightCard | None = N
         is_resnet = any(key in state for key in STEM_KEYS)
         return BackboneWeights(state, own_card, read_architecture(state) if is_resnet else None)
     peeled = peel(content, where)
-    origin = recognise(peeled.state, where, peeled.wrappers)
+    origin = recognise(peeled.state, where)
     state = convert_backbone(peeled.state, origin)
     check_finite(state, where)
     card = card or file_card(path, peeled, origin, given)

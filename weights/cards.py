@@ -1,6 +1,5 @@
 """Weight cards: what tensors do not say about themselves, such as channel order, mean, std and the place of strides."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -68,10 +67,6 @@ class WeightCard:
         orders = [order for order in (self.channel_order, self.source_channel_order) if order is not None]
         check_known("channel_order", CHANNEL_ORDERS, *orders)
 
-    def backbone_arguments(self) -> dict[str, Any]:
-        """Return the constructor arguments of a backbone that these weights settle."""
-        return {name: getattr(self, name) for name in STRUCTURE if getattr(self, name) is not None}
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set, as JSON has them."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "")}
@@ -108,14 +103,6 @@ class WeightCard:
         }
         texts = [text.format(value) for text, value in known.items() if value not in (None, "")]
         return f"{self.source}: {', '.join(texts) or 'nothing is known about its training'}"
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> "WeightCard":
-        """Return the card that `to_json` wrote. Raises as `from_dict`."""
-        return cls.from_dict(json.loads(text))
 
     def without_folder(self) -> "WeightCard":
         """Return the card without the folder of its file, which says something about the computer that it is from."""

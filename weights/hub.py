@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, shorten
+from ..errors import InputError, first_line, shorten
 from .checkpoints import WEIGHTS_FILE
 from .config_file import CONFIG_FILE
 from .download_cache import sha256
@@ -91,19 +91,15 @@ def _from_hub(repo: str, filename: str, revision: str | None, options: Mapping[s
         reason = f"revision {revision!r} does not exist"
     except errors.LocalEntryNotFoundError as error:
         cache = f"{options['cache_dir']}" if options.get("cache_dir") else "the hub's cache, which HF_HOME names,"
-        why = f"{page} cannot be reached ({shorten(_first_line(error.__cause__ or error), 150)})"
+        why = f"{page} cannot be reached ({shorten(first_line(error.__cause__ or error), 150)})"
         if _is_local(options):
             why = "HF_HUB_OFFLINE or local_files_only is set"
         reason = f"{why}, and {cache} does not have the file"
     except errors.EntryNotFoundError:
         reason = f"the file does not exist; {page}/tree/{revision or 'main'} lists the files"
     except Exception as error:  # of a name that is not valid, and of the HTTP client that huggingface_hub uses
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
     raise InputError(f"cannot download {shorten(filename)} of {shorten(repo)}: {shorten(reason, 500)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _matches_etag(path: Path) -> bool:

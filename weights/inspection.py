@@ -72,7 +72,7 @@ def _inspect_foreign(peeled: Peeled, path: Path, facts: dict[str, str]) -> Inspe
     if peeled.notes:
         facts["beside the weights"] = shorten(", ".join(map(str, peeled.notes)), 200)
     try:
-        origin = recognise(peeled.state, shorten(path), peeled.wrappers)
+        origin = recognise(peeled.state, shorten(path))
     except InputError as error:
         return Inspection(facts, peeled.state, unclear=(str(error),))
     keys = LIBRARIES.get(origin.library, origin.library)

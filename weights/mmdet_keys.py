@@ -33,7 +33,7 @@ def mmdet_keys(model: Mapping[str, Any], is_bgr: bool) -> DetectorKeys:
             reorderings["roi_heads.box_predictor.bbox_pred."] = rows_without_background(4)
         if not heads["class_agnostic_masks"]:
             reorderings["roi_heads.mask_predictor.mask_fcn_logits."] = rows_without_background(1)
-    return DetectorKeys(MMDET, {"backbone.": ("backbone.", "", "")}, modules, reorderings)
+    return DetectorKeys(MMDET, {"backbone.": ("backbone.", "", "")}, modules, reorderings, ("data_preprocessor.",))
 
 
 def _conv_module(theirs: str, ours: str) -> list[tuple[str, str]]:

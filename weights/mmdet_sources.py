@@ -16,7 +16,6 @@ from .mmdet_models import model_of
 from .mmdet_zoo import ZOO, download_from_zoo, find_name, published_fields, zoo_config
 from .sources import read_state
 
-CONSTANTS = ("data_preprocessor.",)
 ROWS_OF_COCO = {"roi_head.bbox_head.fc_cls.bias": 81, "bbox_head.retina_cls.bias": 9 * 80}
 
 
@@ -88,7 +87,7 @@ def _source(
         "mmdet",
         model,
         statistics | class_metadata(classes, model["num_classes"]),
-        lambda: keys.convert({key: value for key, value in read().items() if not key.startswith(CONSTANTS)}),
+        lambda: keys.convert(read()),
         sides_of_tests(values),
         "BGR" if is_bgr else "RGB",
         published=published,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, check_known, shorten
-from .cards import WeightCard
+from .cards import IMAGENET_MEAN, IMAGENET_STD, WeightCard
 from .downloads import download
 from .hub import download_from_hub
 from .mmdet_zoo import ZOO, download_from_zoo, find_name, zoo_card
@@ -54,10 +54,9 @@ def card_for_file_name(name: str) -> WeightCard | None:
     """Return the card of a published file by its name, if the name has the digits of a hash in it."""
     if not re.search(r"-[0-9a-f]{8}\.\w+$", name):
         return None
-    for cards in (OPENMMLAB_CARDS, DETECTRON2_CARDS, CAFFE2_CARDS):
-        for card in cards.values():
-            if card.url.endswith(f"/{name}"):
-                return card
+    for card in OPENMMLAB_CARDS.values():
+        if card.url.endswith(f"/{name}"):
+            return card
     detector = find_name(name)
     return _torchvision_file(name) if detector is None else zoo_card(detector)
 
@@ -103,7 +102,6 @@ _ZERO_EPS = re.compile(r"(?:fasterrcnn|maskrcnn|keypointrcnn|retinanet)_resnet50
 def _torchvision_card(weights: Any, model: str, architecture: str) -> WeightCard:
     meta, transforms = weights.meta, weights.transforms()
     backbone = _TORCHVISION_BACKBONE.search(model)
-    is_classifier = backbone is not None and backbone[1] == model
     zero_eps = bool(_ZERO_EPS.fullmatch(model)) and weights.name.startswith("COCO")
     name, is_dilated = weights.name, re.match("fcn|deeplab|lraspp", model) is not None
     return WeightCard(
@@ -112,14 +110,14 @@ def _torchvision_card(weights: Any, model: str, architecture: str) -> WeightCard
         architecture=backbone[1] if backbone else model,
         channel_order="RGB",
         source_channel_order="RGB",
-        mean=tuple(getattr(transforms, "mean", (0.485, 0.456, 0.406))),
-        std=tuple(getattr(transforms, "std", (0.229, 0.224, 0.225))),
+        mean=tuple(getattr(transforms, "mean", IMAGENET_MEAN)),
+        std=tuple(getattr(transforms, "std", IMAGENET_STD)),
         input_range=1.0,
         stride_in_1x1=False,
         dilation_convention="torchvision" if is_dilated else None,
         dilated_stages=(False, True, True) if is_dilated else None,
         norm_eps=0.0 if zero_eps else 1e-5,
-        class_names=tuple(meta["categories"]) if is_classifier or "categories" in meta else None,
+        class_names=tuple(meta["categories"]) if "categories" in meta else None,
         published=_torchvision_metrics(meta.get("_metrics", {})),
         published_url="https://docs.pytorch.org/vision/stable/models.html",
         licence="BSD-3-Clause",

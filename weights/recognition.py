@@ -61,14 +61,12 @@ class Origin:
         architecture: structure of the backbone.
         prefix: what comes before the backbone's keys, such as "backbone.bottom_up.".
         is_detector: the state dict has a detector's heads too.
-        wrappers: keys of the file under which the state dict was, outermost first.
     """
 
     library: str
     architecture: Architecture
     prefix: str = ""
     is_detector: bool = False
-    wrappers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def peel(content: Any, where: str) -> Peeled:
     """Return the state dict in the content of a file.
 
     Raises:
-        InputError: the content does not have one.
+        InputError: the file does not hold a state dict.
     """
     wrappers: list[str] = []
     notes: dict[str, Any] = {}
@@ -131,13 +129,12 @@ def find_backbones(state: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def recognise(state: Mapping[str, Tensor], where: str = "the state dict", wrappers: tuple[str, ...] = ()) -> Origin:
+def recognise(state: Mapping[str, Tensor], where: str = "the state dict") -> Origin:
     """Recognise a state dict by its keys and shapes.
 
     Args:
         state: tensors by key, under any prefix.
         where: its name in error messages.
-        wrappers: kept in the result.
 
     Raises:
         InputError: it does not have a residual network, or more than one.
@@ -157,7 +154,7 @@ def recognise(state: Mapping[str, Tensor], where: str = "the state dict", wrappe
     if library == "torchvision":
         library = _torchvision_like(state, prefix, detector)
     architecture = read_architecture(convert_backbone(state, Origin(library, Architecture((), False), prefix)))
-    return Origin(library, architecture, prefix, detector is not None, wrappers)
+    return Origin(library, architecture, prefix, detector is not None)
 
 
 def detector_library(keys: Iterable[str]) -> str | None:

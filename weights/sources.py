@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import InputError, shorten
+from ..errors import InputError, first_line, shorten
 from .checkpoints import backbone_state, find_checkpoint, is_checkpoint, is_run, load_content
 from .file_problems import describe_wrong_file
 from .recognition import peel
@@ -126,8 +126,3 @@ def unreadable_reason(error: Exception, path: Path) -> str:
     if isinstance(error, (OSError, RuntimeError, SafetensorError)):
         return first_line(error)
     return "it is not a file of plain tensors"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message, or the name of its class if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,15 +1,12 @@
-"""docs/weights.md: published figures are those of the tables, names of sources exist, and every command is accepted."""
+"""docs/weights.md: published figures are those of the tables, and names of sources exist."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 from torchvision.models import get_model_weights
 
-from detbackbones.engine.config import find_config, load_config
 from detbackbones.errors import InputError
-from detbackbones.tools.cli import SUBCOMMANDS, parse_pairs
 from detbackbones.weights.detector_sources import read_detector
 from detbackbones.weights.detectron2_zoo import COCO, ZOO
 from detbackbones.weights.mmdet_zoo import ZOO as MMDET_ZOO
@@ -17,11 +14,6 @@ from detbackbones.weights.named_sources import find_named
 from detbackbones.weights.torchvision_detectors import TORCHVISION_CONFIGS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.removeprefix("detbackbones ")
-    for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.S | re.M)
-    for line in block.splitlines()
-]
 # `NAME` stands for a name
 SOURCES = sorted(
     set(
@@ -63,12 +55,3 @@ def test_named_sources_exist(source):
         if source == "timm:in12k_ft_in1k":
             architecture = "convnext_tiny"
         assert find_named(source, architecture).card is not None
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_have_known_keys(command):
-    name, *words = shlex.split(command)
-    assert name in SUBCOMMANDS
-    if name == "train":
-        values = parse_pairs([word for word in words if "=" in word])
-        load_config(find_config(words[0]), values)
